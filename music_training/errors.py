@@ -1,0 +1,46 @@
+"""The one kind of error that is a person's to mend, and how a command ends because of it.
+
+Raise :class:`UserError` with one sentence that names the file, the value and the way out. A command wrapped in
+:func:`run_command` prints it without a traceback and exits with 2; a notebook shows the same single line.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """Something outside the program has to change; the message says what happened, the value and what to do."""
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython asks an exception for its own rendering: in a notebook, too, a mistake is one line."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Run ``main`` as a process: exit 0, or what it returns; 2 with one line for a person's mistake; 130 on Ctrl-C."""
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+    except UserError as error:
+        code = _complain(error)
+    except FileNotFoundError as error:
+        code = _complain(f"{error.filename}: no such file or folder" if error.filename else error)
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        sys.stdout = None
+        code = 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        code = _complain(f"{error.filename or 'the output folder'}: the disk is full; free some space and run the same command again")
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def _complain(message: object) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
