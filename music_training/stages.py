@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import files
+from .errors import UserError
 
 LOCK_WAIT = 10.0  # seconds: a killed notebook's kernel takes up to 3 s to notice that it is alone
 
@@ -111,6 +112,15 @@ def stamp_file(name: str, scope: str, params: Mapping[str, Any], version: int = 
     """Where the stamp of a stage with these parameters lies."""
     key = hashlib.sha256(json.dumps([name, version, params], sort_keys=True).encode()).hexdigest()[:12]
     return files.outputs_root() / ".stages" / scope / f"{name}-{key}.json"
+
+
+def latest(name: str, scope: str, made_by: str) -> dict[str, Any]:
+    """The result of the stage ``name`` that ended last in ``scope``; UserError naming ``made_by`` where none has."""
+    stamps = [files.read_json(path) for path in (files.outputs_root() / ".stages" / scope).glob(f"{name}-*.json")]
+    done = [stamp for stamp in stamps if stamp and "finished" in stamp and outputs_match(stamp)]
+    if not done:
+        raise UserError(f"{scope}: {name} has not been done yet; run {made_by} first")
+    return max(done, key=lambda stamp: stamp["finished"])["result"]
 
 
 def outputs_match(stamp: Mapping[str, Any]) -> bool:

@@ -1,0 +1,1 @@
+"""Codec and language model on AudioCraft: training, tokens, generation, export."""

@@ -1,0 +1,108 @@
+"""Trained models on disk and in memory: a weights folder is ``model.safetensors`` + ``config.yaml``.
+
+A weights folder holds what inference needs and nothing that has to be unpickled. The folder of a language model names
+the codec that it was trained on (``compression_model_checkpoint``), relative to the outputs root.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import files
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from audiocraft.models import CompressionModel, MusicGen
+    from audiocraft.models.lm import LMModel
+    from omegaconf import DictConfig
+
+WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
+
+
+def is_weights_folder(path: Path) -> bool:
+    """Whether ``path`` holds weights that :func:`load_codec` or :func:`load_musicgen` reads."""
+    return (path / WEIGHTS).is_file() and (path / CONFIG).is_file()
+
+
+def save_weights(folder: Path, state: dict[str, torch.Tensor], config: DictConfig) -> Path:
+    """Write a weights folder (atomically; an existing one is replaced)."""
+    from omegaconf import OmegaConf
+    from safetensors.torch import save_file
+
+    with files.atomic(folder) as temporary:
+        temporary.mkdir()
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary / WEIGHTS)
+        (temporary / CONFIG).write_text(OmegaConf.to_yaml(config), encoding="utf-8")
+    return folder
+
+
+def read_config(folder: Path) -> DictConfig:
+    """The AudioCraft configuration of a weights folder; UserError where there is none."""
+    from omegaconf import OmegaConf
+
+    if not is_weights_folder(folder):
+        raise UserError(f"{folder}: no weights here ({WEIGHTS} and {CONFIG}); train a model first (04_train_codec, 05_train_musicgen)")
+    return OmegaConf.load(folder / CONFIG)
+
+
+def load_codec(reference: Path | str, device: str = "cpu") -> CompressionModel:
+    """Load a codec: a weights folder, a file in AudioCraft's exported form, or a published model.
+
+    ``reference`` is a path (relative ones start at the outputs root), or a hub name such as
+    ``facebook/encodec_32khz``, with or without the prefix ``//pretrained/``.
+    """
+    from . import audiocraft_compat
+
+    audiocraft_compat.install()
+    from audiocraft.models import CompressionModel, builders
+
+    text = str(reference)
+    folder = files.absolute(text)
+    if not text.startswith("//pretrained/") and folder.exists():
+        if folder.is_file():
+            return CompressionModel.get_pretrained(str(folder), device)
+        config = read_config(folder)
+        config.device = device
+        return _with_weights(builders.get_compression_model(config), folder, device)
+    try:
+        return CompressionModel.get_pretrained(text.removeprefix("//pretrained/"), device)
+    except OSError as error:  # what transformers and huggingface_hub raise for an unknown or unreachable model
+        reason = str(error).splitlines()[0]
+        raise UserError(f"codec {text!r}: neither a folder or file here nor a model that the hub gives ({reason})") from None
+
+
+def load_language_model(folder: Path | str, device: str = "cpu") -> LMModel:
+    """Load the language model of a weights folder (relative paths start at the outputs root)."""
+    from . import audiocraft_compat
+
+    audiocraft_compat.install()
+    from audiocraft.models import builders
+
+    folder = files.absolute(folder)
+    config = read_config(folder)
+    config.device = device
+    config.dtype = "float32"
+    model = _with_weights(builders.get_lm_model(config), folder, device)
+    model.cfg = config
+    return model
+
+
+def load_musicgen(folder: Path | str, device: str = "cpu") -> MusicGen:
+    """Load a language model together with its codec, ready to generate."""
+    language_model = load_language_model(folder, device)
+    from audiocraft.models import MusicGen
+
+    codec = load_codec(language_model.cfg.compression_model_checkpoint, device)
+    return MusicGen(str(folder), codec, language_model)
+
+
+def _with_weights(model: Any, folder: Path, device: str) -> Any:
+    from safetensors.torch import load_file
+
+    # The frozen text encoder is no part of the weights: everything else has to be there.
+    missing, unexpected = model.load_state_dict(load_file(folder / WEIGHTS, device=device), strict=False)
+    if missing or unexpected:
+        raise UserError(f"{folder / WEIGHTS}: not the weights of this configuration (first: {(missing + unexpected)[0]})")
+    return model.to(device).eval()

@@ -1,0 +1,147 @@
+"""AudioCraft's solvers in this project's run folders, with resumes that repeat an undisturbed run.
+
+Upstream leaves unsaved what decides the next epoch: the random state, the order of the data, the generators of the
+dropout modules and the loss balancer's moving average. Here every epoch is seeded from (seed, epoch) and the balancer
+is saved, so that a run continued from an epoch's checkpoint ends with the same bits as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import flashy
+import numpy
+import torch
+from audiocraft.solvers.compression import CompressionSolver
+from audiocraft.solvers.musicgen import MusicGenSolver
+from audiocraft.utils.utils import get_dataset_from_loader
+from omegaconf import DictConfig
+
+from .. import runs
+from .models import save_weights
+
+
+class RunFolderSolver:
+    """What both solvers share: where files go, rows of metrics, seeding by epoch. A mixin before an AudioCraft solver."""
+
+    def __init__(self, cfg: DictConfig):
+        super().__init__(cfg)
+        self.step = 0
+        self._rows: runs.Metrics | None = None
+        self._clock = time.monotonic()
+
+    # Where files lie
+
+    def checkpoint_path(self, **_: Any) -> Path:
+        return self.folder / runs.CHECKPOINTS / "last.th"
+
+    def epoch_checkpoint_path(self, epoch: int, **_: Any) -> Path:
+        return self.folder / runs.CHECKPOINTS / f"state_{epoch}.th"
+
+    def should_run_stage(self, stage_name: str) -> bool:
+        """Upstream's schedule, for the stages whose data the configuration names."""
+        return stage_name in self.dataloaders and super().should_run_stage(stage_name)
+
+    # Metrics
+
+    def run(self) -> None:
+        """Train to the end, from the last checkpoint where there is one."""
+        assert self.state_dict()
+        self.restore(replay_metrics=False)
+        self.step = (self.epoch - 1) * self.train_updates_per_epoch
+        if flashy.distrib.is_rank_zero():
+            self._rows = runs.Metrics(self.folder, keep_through=self.step)
+        for _ in range(self.epoch, self.cfg.optim.epochs + 1):
+            self.seed_epoch()
+            self.run_epoch()
+            self.commit()
+        if self._rows:
+            self._rows.close()
+
+    def run_step(self, idx: int, batch: Any, metrics: dict) -> dict:
+        metrics = super().run_step(idx, batch, metrics)
+        if self.is_training:
+            self.step += 1
+            if self.step % self.cfg.logging.every == 0:
+                self._log("train", metrics)
+        return metrics
+
+    def commit(self, save_checkpoints: bool = True) -> None:
+        epoch, stages = self.epoch, dict(self._pending_metrics)
+        if "valid" in stages:
+            self._log("valid", {name: value for name, value in stages["valid"].items() if name != "duration"})
+        if flashy.distrib.is_rank_zero():
+            self._keep_weights(epoch)
+        super().commit(save_checkpoints)
+
+    def _log(self, stage: str, metrics: dict) -> None:
+        if self._rows is None:
+            return
+        seconds, self._clock = time.monotonic() - self._clock, time.monotonic()
+        values = {name: float(value) for name, value in metrics.items()}
+        self._rows.append(self.step, epoch=self.epoch, stage=stage, seconds=round(seconds, 3), **values)
+
+    # Weights for inference
+
+    def _keep_weights(self, epoch: int) -> None:
+        """Weights of the epoch (averaged where there is an average) every so often, and the best ones when they change."""
+        checkpoints = self.folder / runs.CHECKPOINTS
+        if self._new_best_state:
+            save_weights(checkpoints / "best", self.best_state.state_dict()["model"], self.cfg)
+        if epoch % self.cfg.checkpoint.keep_weights_every == 0 or epoch == self.cfg.optim.epochs:
+            state = self.ema.state_dict()["state"]["model"] if self.ema else self.model.state_dict()
+            save_weights(checkpoints / f"epoch_{epoch}", state, self.cfg)
+
+    # Repeatable epochs
+
+    def seed_epoch(self) -> None:
+        """Put every source of randomness into the state that belongs to (seed, epoch)."""
+        seed = self.cfg.seed + 7919 * self.epoch + 104729 * flashy.distrib.rank()
+        random.seed(seed)
+        numpy.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        for module in self.model.modules():
+            if isinstance(getattr(module, "rng", None), torch.Generator):
+                module.rng.manual_seed(seed)
+        for loader in self.dataloaders.values():
+            get_dataset_from_loader(loader).current_epoch = self.epoch
+
+
+class Averager:
+    """The moving average of :func:`flashy.averager`, as an object whose state is saved with the checkpoint."""
+
+    def __init__(self, beta: float):
+        self.beta = beta
+        self.totals: dict[str, float] = {}
+        self.weights: dict[str, float] = {}
+
+    def __call__(self, metrics: dict[str, Any], weight: float = 1.0) -> dict[str, float]:
+        for key, value in metrics.items():
+            self.totals[key] = self.totals.get(key, 0.0) * self.beta + weight * float(value)
+            self.weights[key] = self.weights.get(key, 0.0) * self.beta + weight
+        return {key: total / self.weights[key] for key, total in self.totals.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"totals": dict(self.totals), "weights": dict(self.weights)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.totals, self.weights = dict(state["totals"]), dict(state["weights"])
+
+
+class CodecSolver(RunFolderSolver, CompressionSolver):
+    """Trains the codec."""
+
+    def __init__(self, cfg: DictConfig):
+        super().__init__(cfg)
+        self.balancer.averager = Averager(cfg.balancer.ema_decay or 1.0)
+        self.register_stateful("balancer.averager")
+
+
+class LanguageModelSolver(RunFolderSolver, MusicGenSolver):
+    """Trains MusicGen's language model on the codec's tokens."""
+
+
+SOLVERS = {"compression": CodecSolver, "musicgen": LanguageModelSolver}

@@ -1,0 +1,213 @@
+"""What notebooks 04 and 05 do: train a codec, then a language model on its tokens, each as a stage.
+
+Training runs in a process of its own (``scripts/train_audiocraft.py``, under torchrun where several processes are
+asked for), which writes its own log and rows of metrics; this module starts it, shows how far it is and remembers its
+run folder, so that a killed notebook continues in it. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from .. import files, parallel, runs, stages
+from ..config import Settings
+from ..errors import UserError
+from ..progress import Progress
+
+SCRIPT = files.REPOSITORY / "scripts" / "train_audiocraft.py"
+
+
+class TrainSettings(Settings):
+    """What training the codec and the language model have in common.
+
+    ``segment_seconds`` is the length of a training example, ``workers`` loader processes (None: a quarter of the
+    cores), ``threads`` the compute threads of a process on a CPU, ``processes`` those of torchrun (one a GPU).
+    ``hydra`` are further overrides of ``model_config/audiocraft``; ``run_name`` replaces the run's generated name.
+    """
+
+    epochs: int = Field(1, ge=1)
+    updates_per_epoch: int = Field(1000, ge=1)
+    batch_size: int = Field(4, ge=1)
+    workers: int | None = Field(None, ge=0)
+    threads: int = Field(1, ge=1)
+    processes: int = Field(1, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 2036
+    keep_weights_every: int = Field(1, ge=1)
+    description: str = "default"
+    run_name: str | None = None
+    hydra: list[str] = []
+
+    def overrides(self, dataset: str) -> list[str]:
+        """The settings as Hydra overrides, for a data set's manifests."""
+        return [
+            f"label={self.description}",
+            f"datasource.train=egs/{dataset}/train",
+            f"datasource.valid=egs/{dataset}/valid",
+            f"optim.epochs={self.epochs}",
+            f"optim.updates_per_epoch={self.updates_per_epoch}",
+            f"dataset.batch_size={self.batch_size}",
+            f"dataset.num_workers={parallel.cores() // 4 if self.workers is None else self.workers}",
+            f"num_threads={self.threads}",
+            f"device={self.device}",
+            f"seed={self.seed}",
+            f"checkpoint.keep_weights_every={self.keep_weights_every}",
+        ]
+
+
+class CodecSettings(TrainSettings):
+    """How to get a codec: trained, or ``pretrained`` (a hub name such as ``facebook/encodec_32khz``, or a file)."""
+
+    pretrained: str = ""
+    model: str = "codec_large_32khz"
+    segment_seconds: float = Field(1.0, gt=0)
+    learning_rate: float = Field(3e-4, gt=0)
+    adversarial: bool = True
+
+    def overrides(self, dataset: str) -> list[str]:
+        return [
+            "solver=compression",
+            f"model={self.model}",
+            *super().overrides(dataset),
+            f"dataset.segment_duration={self.segment_seconds}",
+            f"optim.lr={self.learning_rate}",
+            *([] if self.adversarial else ["adversarial.adversaries=[]"]),
+            *self.hydra,
+        ]
+
+
+class LanguageModelSettings(TrainSettings):
+    """How to train MusicGen's language model on the tokens of ``codec`` (None: the one of 04_train_codec).
+
+    ``conditioning``: none, or text through ``lut`` (learnt word vectors, offline) or ``t5`` (a frozen text encoder:
+    ``t5`` is its hub name or local folder).
+    """
+
+    codec: str | None = None
+    model: str = "lm_small"
+    conditioning: Literal["none", "lut", "t5"] = "none"
+    t5: str = "t5-base"
+    segment_seconds: float = Field(10.0, gt=0)
+    learning_rate: float = Field(1e-4, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+
+    def overrides(self, dataset: str) -> list[str]:
+        return [
+            "solver=musicgen",
+            f"model={self.model}",
+            f"conditioner={self.conditioning}",
+            *super().overrides(dataset),
+            f"dataset.segment_duration={self.segment_seconds}",
+            f"optim.lr={self.learning_rate}",
+            f"schedule.cosine.warmup={self.warmup_steps}",
+            *([f"conditioners.description.t5.name={self.t5}"] if self.conditioning == "t5" else []),
+            *self.hydra,
+        ]
+
+
+def train_codec(settings: CodecSettings, dataset: str, scope: str, force: bool = False) -> stages.StageResult:
+    """Train a codec on a data set; the result names its ``run`` and its ``codec`` (a weights folder, or a published one)."""
+
+    def make(draft: stages.Draft) -> stages.Made:
+        if settings.pretrained:
+            return stages.Made([], {"run": "", "codec": settings.pretrained})
+        run = _train(draft, "codec", settings, settings.overrides(dataset))
+        return stages.Made(_weights(run), {"run": run.name, "codec": files.relative(run / "ckpt" / "best")})
+
+    params = settings.model_dump(exclude=_PLACE)
+    return stages.run("train_codec", make, scope=scope, params=params, inputs=_manifests(dataset), force=force)
+
+
+def train_language_model(settings: LanguageModelSettings, dataset: str, scope: str, force: bool = False) -> stages.StageResult:
+    """Train the language model; the result names its ``run``, its weights (``model``) and the ``codec`` it speaks."""
+    codec = settings.codec or stages.latest("train_codec", scope, "04_train_codec")["codec"]
+    weights = files.absolute(codec) / "model.safetensors"
+
+    def make(draft: stages.Draft) -> stages.Made:
+        reference = codec if files.absolute(codec).exists() else f"//pretrained/{codec.removeprefix('//pretrained/')}"
+        overrides = [*settings.overrides(dataset), f"compression_model_checkpoint={reference}"]
+        run = _train(draft, "musicgen", settings, overrides)
+        return stages.Made(_weights(run), {"run": run.name, "model": files.relative(run / "ckpt" / "best"), "codec": codec})
+
+    params = {**settings.model_dump(exclude=_PLACE), "codec": codec}
+    inputs = [*_manifests(dataset), *([weights] if weights.is_file() else [])]
+    return stages.run("train_musicgen", make, scope=scope, params=params, inputs=inputs, force=force)
+
+
+_PLACE = {"workers", "threads", "processes", "device"}  # where and how fast, not what
+
+
+def _train(draft: stages.Draft, system: str, settings: TrainSettings, overrides: list[str]) -> Path:
+    """Train in the stage's unfinished run folder, or in a new one; returns it."""
+    known = draft.memory.get("run")
+    if known and (runs.folder() / known).is_dir():
+        run = runs.folder() / known
+        print(f"continuing {run.name}", flush=True)
+    else:
+        run = runs.create(system, settings.description, settings.run_name)
+        draft.remember(run=run.name)
+    log = run / "logs" / "train.log"
+    print(f"log: {log}", flush=True)
+    launcher = [] if settings.processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={settings.processes}"]
+    with open(log, "a", encoding="utf-8") as stream:
+        process = subprocess.Popen(
+            [sys.executable, *launcher, str(SCRIPT), *overrides, f"run={run.name}"],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=functools.partial(parallel.die_with_parent, os.getpid()),
+        )
+        try:
+            _follow(process, run, settings.epochs * settings.updates_per_epoch)
+        finally:
+            if process.poll() is None:  # this process is being interrupted
+                process.terminate()
+                process.wait()
+    return run
+
+
+def _follow(process: subprocess.Popen, run: Path, steps: int) -> None:
+    """Show the rows of metrics as they come, until the process ends; raise what it died of."""
+    with Progress(steps, run.name, "steps") as shown:
+        position = 0
+        while True:
+            ended = process.poll() is not None
+            rows, position = runs.new_rows(run, position)
+            if rows:
+                loss = next((f"{name} {rows[-1][name]:.3f}" for name in ("ce", "g_loss") if rows[-1].get(name) is not None), "")
+                shown.to(rows[-1]["step"], loss)
+            if ended:
+                break
+            time.sleep(0.5)
+        if process.returncode:
+            raise _failure(process.returncode, run)
+
+
+def _failure(code: int, run: Path) -> Exception:
+    log = run / "logs" / "train.log"
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    if code == 2 and lines and lines[-1].startswith("error: "):
+        return UserError(lines[-1].removeprefix("error: "))
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return RuntimeError(f"training {how}; its last line: {lines[-1] if lines else '(none)'}; the whole log: {log}")
+
+
+def _manifests(dataset: str) -> list[Path]:
+    folder = files.outputs_root() / "egs" / dataset
+    found = [folder / split / "data.jsonl" for split in ("train", "valid")]
+    for manifest in found:
+        if not manifest.is_file():
+            raise UserError(f"{manifest}: no manifest; run 03_segment_audio first")
+    return found
+
+
+def _weights(run: Path) -> list[Path]:
+    return [run / "ckpt" / "best" / "model.safetensors", run / "config.yaml", run / "metrics.jsonl"]
