@@ -111,7 +111,7 @@ class Metrics:
                     break
                 keep += len(line)
             stream.truncate(keep)
-        self._stream = open(self.path, "a", encoding="utf-8")  # noqa: SIM115: open for as long as the run
+        self._stream = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (open for as long as the run)
 
     def append(self, step: int, **values: Any) -> None:
         """Write a row; numbers that are not finite become null, which JSON can hold."""

@@ -1,0 +1,1 @@
+"""Checks that look at the pipeline from outside: before, during and after training."""
