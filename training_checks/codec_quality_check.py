@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ if __package__ in (None, ""):
 
 from music_training import files, profiles, runs, stages
 from music_training.errors import UserError, run_command
+from training_checks.listening_page import Card, Clip, write_card
 from training_checks.report import Report
 
 if TYPE_CHECKING:
@@ -251,6 +253,37 @@ def _read(path: str, sample_rate: int) -> torch.Tensor:
     if rate != sample_rate:
         raise UserError(f"{path}: {rate} Hz, but the codec works at {sample_rate} Hz; segment the audio again (03_segment_audio)")
     return torch.from_numpy(audio.T[None]).mean(1, keepdim=True)
+
+
+def check_trained(dataset: str, scope: str, num_samples: int = 10, synthetic: bool = False, force: bool = False) -> Report:
+    """Check the codec that 04_train_codec trained last in ``scope``, as a stage; its pairs and figures go to the samples."""
+    trained = stages.latest("train_codec", scope, "04_train_codec")
+    codec, manifest = trained["codec"], held_out(dataset)
+    name = trained["run"] or re.sub(r"[^\w.-]+", "-", codec)
+    folder = files.outputs_root() / "samples" / name / "reconstruction"
+
+    def make(_draft: stages.Draft) -> stages.Made:
+        report = check(codec, manifest, num_samples, folder)
+        write_card(folder, _card(report, name, synthetic))
+        return stages.Made(sorted(folder.glob("*.*")), json.loads(report.json()))
+
+    weights = files.absolute(codec) / "model.safetensors"
+    inputs = [manifest, *([weights] if weights.is_file() else [])]
+    done = stages.run("codec_quality", make, scope=scope, params={"codec": codec, "num_samples": num_samples}, inputs=inputs, force=force)
+    return Report.from_json(done.result)
+
+
+def _card(report: Report, name: str, synthetic: bool) -> Card:
+    figures = report.figures
+    clips = [
+        Clip(row["clip"], f"{row['clip']}_{version}.wav", version, figures={} if version == "original" else {"SI-SNR dB": row["si_snr"]})
+        for row in report.rows
+        for version in ("original", "reconstructed")
+    ]
+    metrics = {"SI-SNR dB": figures["si_snr_track_median"], "SDR dB": figures["sdr"], "mel distance": figures["mel"]}
+    baseline = {"mel distance": figures["mel_untrained"], "SDR dB": figures["sdr_untrained"]} if "mel_untrained" in figures else {}
+    about = f"{figures['bitrate_kbps']:.2f} kbit/s; music the codec never saw; the baseline is the untrained codec"
+    return Card("Codec", name, "Reconstruction", about, None, synthetic, tuple(clips), metrics=metrics, baseline=baseline)
 
 
 def held_out(dataset: str) -> Path:

@@ -39,6 +39,12 @@ class Report:
         """Append a finding."""
         self.findings.append(Finding(severity, subject, message, todo))
 
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Report:
+        """The report that :meth:`json` wrote."""
+        findings = [Finding(**finding) for finding in content["findings"]]
+        return cls(content["title"], findings, content["figures"], content["rows"])
+
     @property
     def passed(self) -> bool:
         """Whether no finding is a fault."""

@@ -1,0 +1,10 @@
+"""The listening page ``outputs/samples/index.html``: every clip of every run with a player, straight from the disk.
+
+Whoever has something to hear writes a card, ``card.json``, into a folder below ``outputs/samples`` beside its audio;
+:func:`write_index` gathers all cards into one page that needs no server and no network.
+"""
+
+from .cards import Card, Clip, Picture, read_cards, write_card
+from .page import write_index
+
+__all__ = ["Card", "Clip", "Picture", "read_cards", "write_card", "write_index"]
