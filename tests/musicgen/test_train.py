@@ -1,0 +1,79 @@
+"""Training in run folders: exact continuation after a kill, no silent reuse, one line for a mistake."""
+
+import signal
+import time
+
+import pytest
+
+from music_training import files, runs
+
+
+def weights(run: str) -> str:
+    return files.digest(runs.folder() / run / "ckpt" / "best" / "model.safetensors")
+
+
+def history(run: str) -> list[dict]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in runs.read_metrics(runs.folder() / run)]
+
+
+def kill_in_epoch(process, run: str, epoch: int) -> None:
+    """``kill -9`` once two steps of an epoch are logged."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        rows = runs.read_metrics(runs.folder() / run)
+        if sum(row["epoch"] == epoch and row["stage"] == "train" for row in rows) >= 2:
+            break
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_codec_then_language_model_continue_exactly_after_a_kill(egs, train, codec_overrides, language_model_overrides):
+    assert train(*codec_overrides, "run=whole").returncode == 0
+    kill_in_epoch(train(*codec_overrides, "run=killed", wait=False), "killed", 2)
+    assert (runs.folder() / "killed" / "ckpt" / "epoch_1").is_dir()
+    assert not (runs.folder() / "killed" / "ckpt" / "epoch_3").is_dir()
+    again = train(*codec_overrides, "run=killed")
+    assert again.returncode == 0, again.stdout
+    assert weights("killed") == weights("whole")
+    assert history("killed") == history("whole")
+
+    speaks = [*language_model_overrides, "compression_model_checkpoint=training/whole/ckpt/best"]
+    assert train(*speaks, "run=lm_whole").returncode == 0
+    kill_in_epoch(train(*speaks, "run=lm_killed", wait=False), "lm_killed", 3)
+    assert train(*speaks, "run=lm_killed").returncode == 0
+    assert weights("lm_killed") == weights("lm_whole")
+    assert history("lm_killed") == history("lm_whole")
+
+
+def test_a_changed_configuration_or_manifest_is_a_new_run(egs, outputs, train, codec_overrides):
+    short = [*codec_overrides, "optim.epochs=1", "optim.updates_per_epoch=2"]
+    assert train(*short).returncode == 0
+    assert train(*short).returncode == 0  # the same: found again, nothing trained
+    assert len(runs.listing()) == 1
+    assert train(*short, "optim.lr=1e-3").returncode == 0
+    assert len(runs.listing()) == 2
+    manifest = outputs / "egs" / "tones" / "train" / "data.jsonl"
+    files.write_text(manifest, "".join(manifest.read_text().splitlines(keepends=True)[:-1]))
+    assert train(*short).returncode == 0
+    assert len(runs.listing()) == 3
+    refused = train(*short, f"run={runs.listing()[0]['name']}")
+    assert refused.returncode == 2
+    assert "was begun with another configuration or other data" in refused.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("optim.lrr=1", "error: optim.lrr=1: unknown key; did you mean 'lr'?"),
+        ("model=codec_tinny", "error: model=codec_tinny: unknown; did you mean 'codec_tiny'?"),
+        ("optim.lr=fast", "error: optim.lr=fast: expected a number, as in optim.lr=0.0003"),
+        ("nonsense", "error: argument 'nonsense': write it as key=value (see --help)"),
+        ("datasource.train=egs/nowhere", "error: datasource.train=egs/nowhere: no manifest data.jsonl there; run 03_segment_audio first"),
+    ],
+)
+def test_a_mistake_is_one_line(train, argument, expected):
+    done = train(argument)
+    assert done.returncode == 2
+    assert done.stdout.strip() == expected
