@@ -128,8 +128,9 @@ def _digest(stream) -> str:  # Python 3.10 has no hashlib.file_digest
 def fingerprint(path: Path | str) -> dict[str, Any] | None:
     """What identifies a file or a folder; None where there is nothing.
 
-    A file: size, mtime and SHA-256. A folder: the digest of its listing (relative path, size and mtime of every file
-    below it), without reading the files: meant for a person's own folder of audio, not for one with 300,000 segments.
+    A file: size, mtime and SHA-256. A folder: the digest of its listing (relative path and size of every file below
+    it; outside the outputs root, where others write, the mtime too), without reading the files: meant for a person's
+    own folder of audio, not for one with 300,000 segments.
     """
     path = Path(path)
     if path.is_file():
@@ -155,6 +156,7 @@ def matches(path: Path | str, known: dict[str, Any] | None) -> bool:
 
 
 def _listing(folder: Path) -> list[str]:
+    ours = folder.resolve().is_relative_to(outputs_root())  # may have been moved by a tool that sets new times
     lines = []
     for root, folders, names in os.walk(folder):
         folders.sort()
@@ -162,7 +164,7 @@ def _listing(folder: Path) -> list[str]:
             path = os.path.join(root, name)
             with contextlib.suppress(FileNotFoundError):
                 status = os.stat(path)
-                lines.append(f"{os.path.relpath(path, folder)}\t{status.st_size}\t{status.st_mtime_ns}")
+                lines.append(f"{os.path.relpath(path, folder)}\t{status.st_size}\t{0 if ours else status.st_mtime_ns}")
     return lines
 
 

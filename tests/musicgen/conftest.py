@@ -43,6 +43,7 @@ TINY = [
     "logging.every=1",
 ]
 
+
 @pytest.fixture(scope="session")
 def codec_overrides() -> list[str]:
     """Hydra overrides of a codec that trains in seconds."""
