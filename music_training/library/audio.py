@@ -22,7 +22,7 @@ import soxr
 
 from ..errors import UserError
 
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac")
+SUFFIXES = frozenset([".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".au", ".caf", ".sph", ".w64"])
 BLOCK = 65536  # frames of a block: half a megabyte in stereo
 QUALITY = "HQ"  # soxr's: a pass band to 0.913 of the Nyquist frequency, what lies above it rejected by over 100 dB
 UNKNOWN_SIZE = 0xFFFF0000  # a WAV that was written to a pipe states (about) the largest size there is
@@ -88,8 +88,9 @@ def mono(stream: Stream, sample_rate: int, meter: Callable[[np.ndarray, np.ndarr
     """
     same = stream.sample_rate == sample_rate
     resampler = None if same else soxr.ResampleStream(stream.sample_rate, sample_rate, 1, dtype="float32", quality=QUALITY)
+    buffer = None if same else np.empty(BLOCK, np.float32)
     for block in stream.blocks:
-        mean = average(block)
+        mean = average(block, out=buffer)
         if meter:
             meter(block, mean)
         yield mean if resampler is None else resampler.resample_chunk(mean)
@@ -97,14 +98,16 @@ def mono(stream: Stream, sample_rate: int, meter: Callable[[np.ndarray, np.ndarr
         yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
 
 
-def average(block: np.ndarray) -> np.ndarray:
-    """The mean of the channels, ``[n, C] -> [n]``, in a new array.
+def average(block: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """The mean of the channels, ``[n, C] -> [n]``, in a new array or at the start of ``out``.
 
     Columns are added one to another: ``block.mean(1)`` reduces along the short axis and takes many times as long.
     """
+    mean = np.empty(len(block), np.float32) if out is None else out[: len(block)]
     if block.shape[1] == 1:
-        return block[:, 0].copy()
-    mean = block[:, 0] + block[:, 1]
+        mean[:] = block[:, 0]
+        return mean
+    np.add(block[:, 0], block[:, 1], out=mean)
     for channel in range(2, block.shape[1]):
         mean += block[:, channel]
     mean *= np.float32(1 / block.shape[1])

@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,7 +125,9 @@ def _make(dataset: str, scope: str, settings: SegmentSettings, params: dict[str,
     ]
     if not segments:
         reasons = ", ".join(f"{reason} {count}" for reason, count in summary["rejects"].items())
-        raise UserError(f"{dataset}: not one segment of {settings.segment_seconds:g} s in {len(tracks)} tracks ({reasons}); see {outputs[1]}")
+        raise UserError(
+            f"{dataset}: not one segment of {settings.segment_seconds:g} s in {len(tracks)} tracks ({reasons}); see {outputs[1]}"
+        )
     return stages.Made(outputs, summary, sorted(path for path in (folder / "audio").iterdir() if path.is_dir()))
 
 

@@ -18,9 +18,8 @@ from typing import Any
 
 from ... import files, stages
 from ...errors import UserError
-from .. import catalogue
+from .. import audio, catalogue
 
-SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac"}
 _TEXTS = ("title", "artist", "album", "genre", "key", "description", "licence", "attribution")
 _NUMBERS = ("bpm", "valence", "arousal", "intensity")
 
@@ -39,7 +38,7 @@ def catalogue_folder(audio_dir: str | Path, dataset: str, scope: str) -> stages.
     def make(_: stages.Draft) -> stages.Made:
         tracks = [read_track(folder, path) for path in find(folder)]
         if not tracks:
-            raise UserError(f"{folder}: no audio files in it ({' '.join(sorted(SUFFIXES))})")
+            raise UserError(f"{folder}: no audio files in it ({' '.join(sorted(audio.SUFFIXES))})")
         path = catalogue.write(catalogue.path_of(dataset), tracks)
         return stages.Made([path], {"tracks": len(tracks), "artists": len({track.artist_id for track in tracks})})
 
@@ -62,7 +61,7 @@ def find(folder: Path) -> Iterator[Path]:
     """The audio files below a folder, links followed, each folder once; hidden files are passed over."""
     for root, _, names in _walk(folder):
         for name in sorted(names):
-            if name.startswith(".") or os.path.splitext(name)[1].lower() not in SUFFIXES:
+            if name.startswith(".") or os.path.splitext(name)[1].lower() not in audio.SUFFIXES:
                 continue
             try:
                 os.path.join(root, name).encode()
