@@ -26,10 +26,14 @@ LOCK_WAIT = 10.0  # seconds: a killed notebook's kernel takes up to 3 s to notic
 
 @dataclass(frozen=True)
 class Made:
-    """What a stage made: ``outputs`` are fingerprinted; ``result`` (JSON) is handed to later readers of the stamp."""
+    """What a stage made: ``outputs`` are fingerprinted; ``result`` (JSON) is handed to later readers of the stamp.
+
+    ``folders`` hold too many files to fingerprint each: only that no name in them came or went is looked at.
+    """
 
     outputs: list[Path]
     result: dict[str, Any] = field(default_factory=dict)
+    folders: list[Path] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Draft:
 
     def __init__(self, path: Path, inputs: Mapping[str, Any], force: bool):
         self._path, self._inputs = path, {name: _identity(known) for name, known in inputs.items()}
+        self.forced = force  # what an earlier run left is not to be built upon
         known = None if force else files.read_json(path)
         self.memory: dict[str, Any] = known["memory"] if known and known["inputs"] == self._inputs else {}
 
@@ -87,6 +92,7 @@ def run(
         made = make(Draft(draft_path, known, force))
         seconds = time.monotonic() - start
         outputs = {files.relative(path): files.fingerprint(path) for path in made.outputs}
+        outputs.update((files.relative(path), files.names_fingerprint(path)) for path in made.folders)
         missing = [path for path, known_output in outputs.items() if known_output is None]
         if missing:
             raise RuntimeError(f"stage {name} did not write {', '.join(missing)}")
