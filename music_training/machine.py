@@ -19,6 +19,7 @@ from . import files
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 CGROUP = Path("/sys/fs/cgroup")
 PACKAGES = ("torch", "torchaudio", "audiocraft", "transformers", "peft", "accelerate", "demucs", "numpy", "soundfile", "jupyterlab")
@@ -88,6 +89,22 @@ def describe() -> pandas.DataFrame:
         **{name: package_version(name) for name in PACKAGES},
     }
     return pandas.DataFrame({"what": rows.keys(), "value": rows.values()}).set_index("what")
+
+
+def draw() -> Figure:
+    """Draw what is taken and free of the outputs' disk, and the memory that may be used, in GiB."""
+    from matplotlib import pyplot
+
+    free, total = disk()
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 1.8), layout="constrained")
+    left.barh(["disk of\noutputs"], [(total - free) / GIB], color="#b0b7c3", label="taken")
+    left.barh(["disk of\noutputs"], [free / GIB], left=[(total - free) / GIB], color="#7fb685", label="free")
+    right.barh(["memory"], [memory_limit() / GIB], color="#6fa3d0", label="may be used")
+    for axes in (left, right):
+        axes.set_xlabel("GiB")
+        axes.legend(fontsize=8)
+    pyplot.close(figure)  # the caller shows it, once
+    return figure
 
 
 def _words(path: Path) -> list[str]:

@@ -48,7 +48,7 @@ def execute(source: Path, executed: Path, parameters: dict[str, Any], environmen
     fault = ""
     print(f"  log: {log}", flush=True)
     with open(log, "w", encoding="utf-8") as stream, files.atomic(executed) as temporary:
-        Kernel.environment, Kernel.log = environment, stream
+        Kernel.handed, Kernel.raw_output = environment, stream
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="The specified file")  # a temporary name has no .ipynb
@@ -79,8 +79,8 @@ def execute(source: Path, executed: Path, parameters: dict[str, Any], environmen
 class Kernel(AsyncKernelManager):
     """A kernel of the running interpreter, whatever kernels are installed, with a guard beside it."""
 
-    environment: dict[str, str] = {}
-    log: Any = None
+    handed: dict[str, str] = {}  # the environment of the next kernel
+    raw_output: Any = None  # where it writes what is no cell output (a crash)
     guards: list[subprocess.Popen] = []
 
     @property
@@ -90,7 +90,7 @@ class Kernel(AsyncKernelManager):
 
     async def start_kernel(self, **options: Any) -> None:
         mark = uuid.uuid4().hex
-        options |= {"env": {**self.environment, "MUSIC_KERNEL": mark}, "stdout": self.log, "stderr": self.log}
+        options |= {"env": {**self.handed, "MUSIC_KERNEL": mark}, "stdout": self.raw_output, "stderr": self.raw_output}
         await super().start_kernel(**options)
         command = ["/bin/sh", "-c", GUARD, "guard", str(self.provisioner.pid), mark]
         self.guards.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Run the notebooks of a profile in order, headless, and skip those that are up to date.
 
-    python scripts/run_notebooks.py --profile mini
-    python scripts/run_notebooks.py --audio-dir ~/music --from 03 -p 04.epochs=20
+python scripts/run_notebooks.py --profile mini
+python scripts/run_notebooks.py --audio-dir ~/music --from 03 -p 04.epochs=20
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from music_training import files, notebooks, profiles  # noqa: E402
-from music_training.errors import UserError, run_command  # noqa: E402
+from music_training import files, notebooks, profiles
+from music_training.errors import UserError, run_command
 
 
 @dataclass
