@@ -115,7 +115,7 @@ def parse_parameters(texts: Iterable[str], chosen: list[Notebook]) -> dict[str, 
         takers = [notebook for notebook in asked if name in notebook.parameters]
         if not takers:
             known = sorted(set().union(*(notebook.parameters for notebook in asked)))
-            faults.append(f"parameter {name!r}: {name_asked or 'no chosen notebook'} has none of that name{config.suggest(name, known)}")
+            faults.append(f"parameter {name!r}: no such parameter in {name_asked or ', '.join(result)}{config.suggest(name, known)}")
         for notebook in takers:
             result[notebook.name][name] = parsed
     if faults:

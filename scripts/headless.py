@@ -42,7 +42,7 @@ def execute(source: Path, executed: Path, parameters: dict[str, Any], environmen
 
     Raises UserError where no kernel can be started (``KeyboardInterrupt`` and ``SystemExit`` pass through).
     """
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     logging.getLogger("traitlets").setLevel(logging.CRITICAL)
     log.parent.mkdir(parents=True, exist_ok=True)
     fault = ""
@@ -57,6 +57,7 @@ def execute(source: Path, executed: Path, parameters: dict[str, Any], environmen
                     temporary,
                     parameters=parameters,
                     kernel_name="python3",
+                    language="python",
                     progress_bar=False,
                     cwd=source.parent,
                     stdout_file=Output(stream, show=True),

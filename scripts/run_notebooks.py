@@ -135,7 +135,7 @@ def run_all(found: list[notebooks.Notebook], parameters: Mapping[str, dict[str, 
             break
     show_summary(outcomes, time.monotonic() - start, arguments.price_per_hour)
     if failed := [outcome.name for outcome in outcomes if outcome.state == "FAILED"]:
-        print(f"\nerror: {failed[0]}: {fault}", file=sys.stderr)
+        print(f"error: {failed[0]}: {fault}", file=sys.stderr)
         return 1
     page = files.outputs_root() / "samples" / "index.html"
     if page.is_file():

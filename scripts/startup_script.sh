@@ -114,7 +114,7 @@ key() { # of everything that decides what is installed; $1: the name of the vari
   {
     printf '%s\n' "$1" "$repository" "${MUSIC_PYTHON:-}"
     grep -E '^(version|home) ' "$venv/pyvenv.cfg"
-    cat "$repository"/requirements*.txt "$repository/pyproject.toml" "${BASH_SOURCE[0]}"
+    (cd "$repository" && cat requirements.txt requirements-nodeps.txt requirements-dev.txt pyproject.toml scripts/startup_script.sh)
   } | sha256sum
 }
 
