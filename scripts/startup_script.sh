@@ -301,11 +301,16 @@ pip_install "audiocraft, torchaudio and the project itself" --no-deps --no-build
 
 # torchaudio's compiled part links CUDA libraries that a CPU build of torch lacks, and its failing import takes
 # transformers and peft down. Without that part torchaudio's Python functions (all that is used here) work.
-case "$torch" in
-  *+cpu) rm -rf "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/torchaudio/lib" ;;
-esac
-"$venv/bin/python" -c 'import torch, torchaudio.functional' >>"$log" 2>&1 ||
-  fail "torch and torchaudio do not load: $(tail -1 "$log") (all of it: $log)"
+loads() { "$venv/bin/python" -c 'import torch, torchaudio.functional' >>"$log" 2>&1; }
+if ! loads; then
+  rm -rf "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/torchaudio/lib"
+  loads || fail "torch and torchaudio do not load: $(tail -1 "$log") (all of it: $log)"
+fi
+
+if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1 &&
+  ! "$venv/bin/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>>"$log"; then
+  say "WARNING: torch $torch does not see the GPU (driver too old for it?); take a pod image with torch 2.6 or newer, which is then kept"
+fi
 
 "$venv/bin/python" -m ipykernel install --sys-prefix --name music-training --display-name "Music training" >>"$log" 2>&1 ||
   fail "the Jupyter kernel could not be installed: $(tail -1 "$log")"
