@@ -52,6 +52,19 @@ _FLOAT = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes what :class:`_Loader` reads back as it was: the text ``1e-4`` in quotes, rare line breaks escaped."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if re.search("[\x85\u2028\u2029\ufeff]", text) else None
+    ),
+)
+
+
 def parse_yaml(text: str, name: str) -> Any:
     """Parse YAML text; ``name`` (a file or an option) stands in the error."""
     try:
@@ -114,7 +127,7 @@ def save(settings: Settings, path: Path) -> None:
 
 def dump(content: Any) -> str:
     """YAML text with keys in their own order."""
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -19,11 +19,15 @@ S = TypeVar("S", bound=config.Settings)
 
 
 class Profile(config.Settings):
-    """One profile: what it is for, the data set that it trains on, and its notebooks in order with their parameters."""
+    """One profile: what it is for, the data set that it trains on, and its notebooks in order with their parameters.
+
+    ``seconds`` is what each notebook may take on the machine that the profile is meant for, where that is known.
+    """
 
     description: str
     dataset: str
     notebooks: dict[str, dict[str, Any] | None]
+    seconds: dict[str, float] = {}
 
 
 def names() -> list[str]:

@@ -70,12 +70,14 @@ def read(path: Path) -> list[Track]:
         raise UserError(f"{path}: no catalogue; run the notebook that makes it (02_compose_library or a download) first")
     known = {item.name for item in fields(Track)}
     tracks = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):  # splitlines() also splits at U+2028
+        if not line:
+            continue
         try:
             row = json.loads(line)
             for name in ("tags", "moods", "instruments"):
                 row[name] = tuple(row.get(name) or ())
             tracks.append(Track(**{name: value for name, value in row.items() if name in known}))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path}:{number}: not a catalogue row ({error})") from None
     return tracks
