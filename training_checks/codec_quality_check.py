@@ -20,6 +20,7 @@ if __package__ in (None, ""):
 
 from music_training import files, profiles, runs, stages
 from music_training.errors import UserError, run_command
+from music_training.library import catalogue
 from training_checks.listening_page import Card, Clip, write_card
 from training_checks.report import Report
 
@@ -255,7 +256,7 @@ def _read(path: str, sample_rate: int) -> torch.Tensor:
     return torch.from_numpy(audio.T[None]).mean(1, keepdim=True)
 
 
-def check_trained(dataset: str, scope: str, num_samples: int = 10, synthetic: bool = False, force: bool = False) -> Report:
+def check_trained(dataset: str, scope: str, num_samples: int = 10, force: bool = False) -> Report:
     """Check the codec that 04_train_codec trained last in ``scope``, as a stage; its pairs and figures go to the samples."""
     trained = stages.latest("train_codec", scope, "04_train_codec")
     codec, manifest = trained["codec"], held_out(dataset)
@@ -264,13 +265,25 @@ def check_trained(dataset: str, scope: str, num_samples: int = 10, synthetic: bo
 
     def make(_draft: stages.Draft) -> stages.Made:
         report = check(codec, manifest, num_samples, folder)
-        write_card(folder, _card(report, name, synthetic))
+        write_card(folder, _card(report, name, catalogue.is_synthetic(dataset)))
+        report.figures["pairs"] = files.relative(folder)
         return stages.Made(sorted(folder.glob("*.*")), json.loads(report.json()))
 
     weights = files.absolute(codec) / "model.safetensors"
     inputs = [manifest, *([weights] if weights.is_file() else [])]
     done = stages.run("codec_quality", make, scope=scope, params={"codec": codec, "num_samples": num_samples}, inputs=inputs, force=force)
     return Report.from_json(done.result)
+
+
+def show_pair(report: Report):
+    """The first clip of a report of :func:`check_trained` for a notebook: its picture and two players."""
+    from IPython.display import Audio, display
+
+    from music_training.musicgen.pictures import reconstruction
+
+    folder, clip = files.absolute(report.figures["pairs"]), report.rows[0]["clip"]
+    original, rebuilt = (folder / f"{clip}_{version}.wav" for version in ("original", "reconstructed"))
+    display(reconstruction(original, rebuilt), "original", Audio(str(original)), "reconstructed", Audio(str(rebuilt)))
 
 
 def _card(report: Report, name: str, synthetic: bool) -> Card:

@@ -17,10 +17,11 @@ if __package__ in (None, ""):
 
 from music_training import config, files, profiles, runs, stages
 from music_training.errors import UserError, run_command
+from music_training.library import catalogue
 from music_training.musicgen.generate import Prompt, Sampling, generate, write
 from music_training.progress import progress
 from training_checks.listening_page import Card, Clip, write_card, write_index
-from training_checks.listening_page.cards import read_card
+from training_checks.listening_page.cards import read_card, read_cards
 
 PROMPTS = files.REPOSITORY / "model_config" / "prompts.yaml"
 
@@ -79,13 +80,13 @@ def sample(run: Path, settings: SamplerSettings, synthetic: bool = False) -> lis
     ]
 
 
-def sample_trained(settings: SamplerSettings, scope: str, synthetic: bool = False, force: bool = False) -> stages.StageResult:
+def sample_trained(settings: SamplerSettings, dataset: str, scope: str, force: bool = False) -> stages.StageResult:
     """Sample the language model that 05_train_musicgen trained last in ``scope``, as a stage; then write the page."""
     trained = stages.latest("train_musicgen", scope, "05_train_musicgen")
     run = runs.folder() / trained["run"]
 
     def make(_draft: stages.Draft) -> stages.Made:
-        sample(run, settings, synthetic)
+        sample(run, settings, catalogue.is_synthetic(dataset))
         folders = [samples_root() / run.name / f"epoch_{epoch}" for epoch in settings.epochs or checkpoints(run)]
         clips = [path for folder in folders for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
         return stages.Made(clips, {"run": run.name})
@@ -95,6 +96,25 @@ def sample_trained(settings: SamplerSettings, scope: str, synthetic: bool = Fals
     done = stages.run("sample", make, scope=scope, params=settings.model_dump(exclude={"threads"}), inputs=inputs, force=force)
     write_index(samples_root())
     return done
+
+
+def table(run: str):
+    """The clips of a run as a pandas table: a row a clip, with its epoch, text and levels."""
+    import pandas
+
+    cards = [card for folder, card in read_cards(samples_root() / run) if card.epoch is not None]
+    return pandas.DataFrame(
+        [{"clip": clip.name, "epoch": card.epoch, "text": clip.text, **clip.figures} for card in cards for clip in card.clips]
+    )
+
+
+def players(run: str) -> None:
+    """Players in a notebook for the first clip of a run, epoch by epoch."""
+    from IPython.display import Audio, display
+
+    for folder, card in read_cards(samples_root() / run):
+        if card.epoch is not None:
+            display(f"epoch {card.epoch}: {card.clips[0].name}", Audio(str(folder / card.clips[0].path)))
 
 
 def _sample_epoch(run: Path, epoch: int, weights: Path, prompts: list[Prompt], settings: SamplerSettings, synthetic: bool) -> Card:

@@ -55,6 +55,11 @@ def path_of(dataset: str) -> Path:
     return files.outputs_root() / "library" / dataset / "catalogue.jsonl"
 
 
+def is_synthetic(dataset: str) -> bool:
+    """Whether any track of a data set is composed by this project: what is trained on it is then labelled so."""
+    return any(track.synthetic for track in read(path_of(dataset)))
+
+
 def write(path: Path, tracks: Iterable[Track]) -> Path:
     """Write a catalogue (atomically, sorted by id); two rows with one id are an error."""
     rows = sorted(tracks, key=lambda track: track.id)

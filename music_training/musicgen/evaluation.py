@@ -12,8 +12,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import files, stages
-from .models import WEIGHTS, load_codec, load_language_model
+from .. import files, runs, stages
+from .models import WEIGHTS, load_codec, load_language_model, load_musicgen
 
 if TYPE_CHECKING:
     import torch
@@ -98,3 +98,22 @@ def against_unigram(dataset: str, scope: str, held_out: str = "valid", clips: in
     inputs = [files.absolute(trained["model"]) / WEIGHTS, train, valid]
     params = {"run": trained["run"], "held_out": held_out, "clips": clips}
     return stages.run("against_unigram", make, scope=scope, params=params, inputs=inputs, force=force).result
+
+
+def first_clip(scope: str, seconds: float = 5.0, seed: int = 0):
+    """A player with a clip drawn from the best weights of the last language model of ``scope``; a stage."""
+    from IPython.display import Audio
+
+    from .generate import Prompt, Sampling, generate, write
+
+    trained = stages.latest("train_musicgen", scope, "05_train_musicgen")
+
+    def make(_draft: stages.Draft) -> stages.Made:
+        model = load_musicgen(trained["model"])
+        audio = generate(model, Prompt("first clip", "", seed), Sampling(duration=seconds))
+        path = write(runs.folder() / trained["run"] / "samples" / "first_clip.wav", audio, model.sample_rate)
+        return stages.Made([path], {"clip": files.relative(path)})
+
+    params = {"run": trained["run"], "seconds": seconds, "seed": seed}
+    done = stages.run("first_clip", make, scope=scope, params=params, inputs=[files.absolute(trained["model"]) / WEIGHTS])
+    return Audio(str(files.absolute(done.result["clip"])))

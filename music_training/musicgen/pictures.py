@@ -32,6 +32,18 @@ def loss_curves(run: str, names: tuple[str, ...]) -> Figure:
     return figure
 
 
+def cross_entropies(figures: dict[str, float]) -> Figure:
+    """Bars of the cross-entropies (nats per token, lower is better) that ``evaluation.against_unigram`` returned."""
+    from matplotlib import pyplot
+
+    names = ["language model", "unigram model", "guessing"]
+    figure, axis = pyplot.subplots(figsize=(7, 1.8), layout="constrained")
+    axis.bar_label(axis.barh(names[::-1], [figures[name] for name in names[::-1]], color=["#bbb", "#999", "#47a"]), fmt="%.3f", padding=3)
+    axis.set(xlabel=f"nats per token on {figures['held-out clips']} held-out clips", xlim=(0, 1.12 * figures["guessing"]))
+    pyplot.close(figure)
+    return figure
+
+
 def reconstruction(original: Path, rebuilt: Path, sample_rate: int = 32000) -> Figure:
     """Waveform, spectrogram and difference of an original and its reconstruction (two WAV files of one length)."""
     import soundfile

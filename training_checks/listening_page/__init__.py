@@ -5,6 +5,6 @@ Whoever has something to hear writes a card, ``card.json``, into a folder below 
 """
 
 from .cards import Card, Clip, Picture, read_cards, write_card
-from .page import write_index
+from .page import link, write_index
 
-__all__ = ["Card", "Clip", "Picture", "read_cards", "write_card", "write_index"]
+__all__ = ["Card", "Clip", "Picture", "link", "read_cards", "write_card", "write_index"]

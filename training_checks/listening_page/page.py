@@ -49,6 +49,14 @@ def write_index(samples: Path) -> Path:
     return path
 
 
+def link(samples: Path):
+    """The page as a link for a notebook."""
+    from IPython.display import HTML
+
+    path = samples / "index.html"
+    return HTML(f'<a href="{escape(path.as_uri())}" target="_blank">{escape(str(path))}</a>')
+
+
 def _section(name: str, items: list[tuple[Path, Card]], samples: Path) -> str:
     runs = itertools.groupby(items, key=lambda item: item[1].run)
     return f"<section><h2>{escape(name)}</h2>{''.join(_run(run, list(cards), samples) for run, cards in runs)}</section>\n"
