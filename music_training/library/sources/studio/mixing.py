@@ -98,7 +98,10 @@ def _add_reverb(sound: np.ndarray, decay: float, damping: float, send: float, ra
     mono = (sound[0, 0::2] + sound[1, 0::2] + sound[0, 1::2] + sound[1, 1::2]) * np.float32(0.25)
     step = size - length
     for start in range(0, len(mono), step):
-        block = fft.rfft(mono[start : start + step], size)
+        dry = mono[start : start + step]
+        if not dry.any():  # a voice rests most of the time
+            continue
+        block = fft.rfft(dry, size)
         for side in range(2):
             wet = fft.irfft(block * bins[side], size)[: len(mono) - start]
             end = 2 * (start + len(wet))
