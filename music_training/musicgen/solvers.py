@@ -21,7 +21,6 @@ from audiocraft.utils.utils import get_dataset_from_loader
 from omegaconf import DictConfig
 
 from .. import runs
-from .codebooks import revive, start_codebooks
 from .models import save_weights
 
 
@@ -139,16 +138,6 @@ class CodecSolver(RunFolderSolver, CompressionSolver):
         super().__init__(cfg)
         self.balancer.averager = Averager(cfg.balancer.ema_decay or 1.0)
         self.register_stateful("balancer.averager")
-
-    def build_model(self) -> None:
-        super().build_model()
-        if self.cfg.living_codebooks:
-            revive(self.model)
-
-    def train(self) -> dict:
-        if self.cfg.living_codebooks and self.epoch == 1:
-            start_codebooks(self.model, self.dataloaders["train"])
-        return super().train()
 
 
 class LanguageModelSolver(RunFolderSolver, MusicGenSolver):
