@@ -76,23 +76,10 @@ DEFAULT_SERVER_V1 = "https://rest.runpod.io"  # v1 lives on a host of its own
 LARGEST_ANSWER = 64 * 2**20  # bytes
 LOCK_PATIENCE = 60.0  # seconds
 
-CODE_EXCLUDES = (
-    ".git/",
-    ".venv/",
-    "__pycache__/",
-    "*.pyc",
-    ".ipynb_checkpoints/",
-    ".pytest_cache/",
-    ".ruff_cache/",
-    ".hypothesis/",
-    "*.egg-info/",
-    ".DS_Store",
-    ".env",
-    "/outputs/",
-    "/data/",
-    "/build/",
-)
-OUTPUT_EXCLUDES = (".*.tmp", "*.part", ".ipynb_checkpoints/", "__pycache__/")
+CODE_EXCLUDES = [".git/", ".venv/", "__pycache__/", "*.pyc", ".ipynb_checkpoints/", "*.egg-info/", ".DS_Store", ".env"]
+CODE_EXCLUDES += [".pytest_cache/", ".ruff_cache/", ".hypothesis/"]
+REPOSITORY_EXCLUDES = ["/outputs/", "/data/", "/build/"]
+OUTPUT_EXCLUDES = [".*.tmp", "*.part", ".ipynb_checkpoints/", "__pycache__/"]
 
 
 class Failure(Exception):
@@ -105,6 +92,10 @@ class Mistake(Failure):
     """The command cannot run as asked; the message says what to change, the exit status is 2."""
 
     status = 2
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal came while a child process was at work, which has ended since."""
 
 
 # Pods, and the three forms in which the API lists them
@@ -307,7 +298,7 @@ class Server:
         except (OSError, http.client.HTTPException) as error:
             # The texts of these exceptions may quote what the server sent: only what is known to be harmless is told.
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
-            if isinstance(cause, TimeoutError) or isinstance(cause, socket.timeout):
+            if isinstance(cause, (TimeoutError, socket.timeout)):
                 raise Failure(f"{self.name}: no complete answer within {self.timeout:g} s") from None
             if isinstance(cause, ssl.SSLCertVerificationError):
                 raise Failure(f"{self.name}: the TLS certificate is not trusted ({cause.verify_message})") from None
@@ -367,7 +358,7 @@ def config_path(path: Path) -> str:
     if home and text.startswith(home + "/"):
         text = "~" + text[len(home) :]
     if not re.fullmatch(r"[^\x00-\x1f\x7f\"'\\%$*?\[\]#]+", text):
-        raise Mistake(f"{printable(text)}: ssh cannot take this path in a configuration file; choose one without quotes and * ? [ ] % $ # \\")
+        raise Mistake(f"{printable(text)}: ssh takes no path with quotes or * ? [ ] % $ # \\ in a configuration file")
     return f'"{text}"' if " " in text else text
 
 
@@ -802,21 +793,15 @@ def find_pod(name: str, place: Place, pods: list[Pod]) -> tuple[str, Pod]:
 def reach(args: argparse.Namespace, transfer: bool = True) -> tuple[Place, Pod]:
     """The pod with its present address: the configuration is brought up to date first where there is a key."""
     place = find_place(args.ssh_config)
-    if args.offline:
-        pods = read_back(read_own(place))[0]
-    else:
+    if not args.offline and (read_key(args.key_file) or hosts_table(args) or not place.own.exists()):
         try:
-            plan = update(place, args)
-            pods = list(plan.named.values())
-            for note in plan.notes:
+            for note in update(place, args).notes:
                 print(note, file=sys.stderr)
         except Mistake:
-            pods = read_back(read_own(place))[0]
-            if not pods:
-                raise
+            raise
         except Failure as error:
             print(f"{error}; using the addresses of the last time", file=sys.stderr)
-            pods = read_back(read_own(place))[0]
+    pods, _ = read_back(read_own(place))
     alias, pod = find_pod(args.pod, place, pods)
     if not pod.host:
         raise Failure(f"{alias}: has {address(pod)}; start it first")
@@ -830,21 +815,26 @@ def child_environment() -> dict[str, str]:
 
 
 def run_child(command: list[str], keep: tuple[int, ...] = ()) -> int:
-    """Run a command in the foreground and return its exit status; Ctrl-C and SIGTERM are left to it to answer."""
+    """Run a command in the foreground and return its exit status; Ctrl-C and SIGTERM let it end first, then this program."""
     try:
         child = subprocess.Popen(command, env=child_environment(), pass_fds=keep)
     except FileNotFoundError:
         raise Mistake(f"{command[0]}: not found; install it (OpenSSH client, rsync)") from None
-    previous = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    received = []
+
+    def on_signal(number: int, _: object) -> None:
+        received.append(number)
+        if number == signal.SIGTERM:  # the terminal sends Ctrl-C to the child as well
+            child.terminate()
+
+    previous = [(number, signal.signal(number, on_signal)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
-        while True:
-            try:
-                status = child.wait()
-                break
-            except KeyboardInterrupt:  # the terminal has sent it to the child as well
-                continue
+        status = child.wait()
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous:
+            signal.signal(number, handler)
+    if received:
+        raise Interrupted(received[0])
     return status if status >= 0 else 128 - status
 
 
@@ -878,10 +868,10 @@ def remote_path(text: str) -> str:
     return text.rstrip("/") or "/"
 
 
-def rsync(place: Place, args: argparse.Namespace, excludes: tuple[str, ...], extra: list[str]) -> list[str]:
+def rsync(place: Place, args: argparse.Namespace, excludes: list[str], extra: list[str]) -> list[str]:
     """The common part of both directions: no owners (the pod's root has no use for them), partial files kept aside."""
     command = ["rsync", "-rltO", "--executability", "--partial-dir=.rsync-partial", "--timeout=120", "-e", shlex.join(place.ssh)]
-    command += [f"--exclude={pattern}" for pattern in (*excludes, *args.exclude)]
+    command += [f"--exclude={pattern}" for pattern in excludes + args.exclude]
     command += ["--delete"] if args.delete else []
     command += ["--dry-run", "--itemize-changes"] if args.dry_run else ["--stats"] if args.stats else []
     return command + (["--progress"] if sys.stdout.isatty() else []) + extra
@@ -896,7 +886,7 @@ def push(place: Place, pod: Pod, args: argparse.Namespace, local: str | None, re
     remote = remote_path(remote)
     print(f"{source} -> {pod.key_alias}:{remote}", flush=True)
     making = [] if args.dry_run else [f"--rsync-path=mkdir -p {remote} && rsync"]
-    command = rsync(place, args, CODE_EXCLUDES if not local else CODE_EXCLUDES[:-3], ["-z", *making])
+    command = rsync(place, args, CODE_EXCLUDES + ([] if local else REPOSITORY_EXCLUDES), ["-z", *making])
     return explain(place, pod, run_child([*command, f"{os.path.abspath(source)}/", f"{pod.key_alias}:{remote}/"]))
 
 
@@ -905,7 +895,7 @@ def pull(place: Place, pod: Pod, args: argparse.Namespace, remote: str, local: s
     target = Path(local or os.environ.get("MUSIC_OUTPUTS") or REPOSITORY / "outputs").expanduser().absolute()
     remote = remote_path(remote)
     print(f"{pod.key_alias}:{remote} -> {target}", flush=True)
-    command = rsync(place, args, (*OUTPUT_EXCLUDES, "/.rsync-temp/"), [f"{pod.key_alias}:{remote}/", f"{target}/"])
+    command = rsync(place, args, [*OUTPUT_EXCLUDES, "/.rsync-temp/"], [f"{pod.key_alias}:{remote}/", f"{target}/"])
     if args.dry_run:
         return explain(place, pod, run_child(command))
     temporary = target / ".rsync-temp"
@@ -976,7 +966,7 @@ def command_tunnel(args: argparse.Namespace) -> int:
         print(f"{what}: http://localhost:{local} -> port {remote} of {pod.key_alias}")
     print("Ctrl-C ends the tunnel", flush=True)
     status = run_child([*place.ssh, "-N", "-T", "-o", "ExitOnForwardFailure=yes", "-o", "ControlPath=none", *forwards, pod.key_alias])
-    return 0 if status == 128 + signal.SIGINT else explain(place, pod, status)
+    return explain(place, pod, status)
 
 
 # The command line
@@ -1019,8 +1009,8 @@ def build_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         command.set_defaults(function=function)
         command.add_argument("--ssh-config", metavar="PATH", help="instead of ~/.ssh/config")
-        command.add_argument("--key-file", metavar="PATH", type=Path, help="file with the API key (default: $RUNPOD_API_KEY, ~/.runpod/api_key)")
-        command.add_argument("--hosts", metavar="FILE", help="hosts of other providers (default: $RUNPOD_SSH_HOSTS, ~/.runpod/hosts.json)")
+        command.add_argument("--key-file", metavar="PATH", type=Path, help="API key (default: $RUNPOD_API_KEY, ~/.runpod/api_key)")
+        command.add_argument("--hosts", metavar="FILE", help="other hosts (default: $RUNPOD_SSH_HOSTS, ~/.runpod/hosts.json)")
         command.add_argument("--timeout", metavar="S", type=seconds, default=15.0, help="how long to wait for the server (15)")
         return command
 
@@ -1032,7 +1022,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     def transfer(name: str, function, text: str) -> argparse.ArgumentParser:
         command = on_pod(name, function, text)
-        command.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="rsync pattern to leave out; may be repeated")
+        command.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="rsync pattern to leave out (repeatable)")
         command.add_argument("--delete", action="store_true", help="also delete at the receiving end what the sender does not have")
         command.add_argument("--dry-run", action="store_true", help="list what would be sent")
         command.add_argument("--stats", action="store_true", help="rsync's figures at the end")
@@ -1065,7 +1055,7 @@ def build_parser() -> argparse.ArgumentParser:
     command = on_pod("tunnel", command_tunnel, "forward JupyterLab and TensorBoard to this machine")
     command.add_argument("--jupyter", metavar="PORT", type=port_number, default=8888, help="local port for JupyterLab (8888)")
     command.add_argument("--tensorboard", metavar="PORT", type=port_number, default=6006, help="local port for TensorBoard (6006)")
-    command.add_argument("--forward", metavar="LOCAL[:REMOTE]", type=port_pair, action="append", default=[], help="another port; may be repeated")
+    command.add_argument("--forward", metavar="PORT[:REMOTE]", type=port_pair, action="append", default=[], help="another port")
     command = on_pod("run", command_run, "run a command on a pod and return its exit status")
     command.add_argument("--folder", metavar="DIR", help=f"where to run it, for example {REMOTE_CODE}")
     command.add_argument("command", nargs="+", metavar="COMMAND", help="quoted, or after --")
@@ -1086,8 +1076,11 @@ def main(argv: list[str] | None = None) -> int:
     except Failure as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
-    except KeyboardInterrupt:
-        return 0 if args.function is command_watch else 130
+    except KeyboardInterrupt as interrupt:
+        if args.function in (command_watch, command_tunnel):  # that is how they end
+            return 0
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
