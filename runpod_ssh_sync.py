@@ -839,26 +839,22 @@ def run_child(command: list[str], keep: tuple[int, ...] = ()) -> int:
 
 
 def explain(place: Place, pod: Pod, status: int) -> int:
-    """After a failed connection, look once more for its reason and say it; passes the status through."""
-    if status == 255:
-        probe = [*place.ssh, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ControlPath=none", pod.key_alias, "true"]
-        seen = subprocess.run(probe, stdin=subprocess.DEVNULL, capture_output=True, env=child_environment(), check=False).stderr
-        if b"HOST IDENTIFICATION HAS CHANGED" in seen or b"Host key verification failed" in seen:
-            print(
-                f"error: {pod.key_alias} shows another host key than before, so nothing was sent. If the pod was recreated, reset or its "
-                f"container disk wiped, this is expected; run: runpod_ssh_sync.py forget-host {pod.key_alias}. "
-                "If not, somebody else may be answering at this address.",
-                file=sys.stderr,
-            )
-        elif b"Permission denied" in seen:
-            print(
-                f"error: {pod.key_alias} does not accept your ssh key; add the public key to your account or the pod's PUBLIC_KEY "
-                "(another key: config --identity PATH)",
-                file=sys.stderr,
-            )
-    elif status == 127:
-        print("error: rsync is missing on the pod; run there: apt-get install -y rsync", file=sys.stderr)
-    return status
+    """After a failed connection, look once more for its reason and say it; returns 255 if ssh cannot connect, else ``status``."""
+    if status not in (255, 12, 127):  # rsync reports a broken connection as 12 or 255
+        return status
+    probe = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ControlPath=none", pod.key_alias, "command -v rsync"]
+    done = subprocess.run([*place.ssh, *probe], stdin=subprocess.DEVNULL, capture_output=True, env=child_environment(), check=False)
+    if b"HOST IDENTIFICATION HAS CHANGED" in done.stderr:
+        reason = f"""shows another host key than before, so nothing was sent. If the pod was recreated, reset or its container disk
+            wiped, this is expected; run: runpod_ssh_sync.py forget-host {pod.key_alias}. If not, somebody else may be answering there."""
+    elif b"Permission denied" in done.stderr:
+        reason = "does not accept your ssh key; add it to your account or the pod's PUBLIC_KEY (another key: config --identity PATH)"
+    elif done.returncode not in (0, 255) and status != 255:
+        reason = "has no rsync; run there: apt-get install -y rsync"
+    else:
+        return status
+    print(f"error: {pod.key_alias}: {' '.join(reason.split())}", file=sys.stderr)
+    return 255 if done.returncode == 255 else status
 
 
 def remote_path(text: str) -> str:
