@@ -117,8 +117,8 @@ class Pod:
 
     @property
     def key_alias(self) -> str:
-        """The name under which the host key is kept, and a second alias: it survives a change of name or port."""
-        return f"{self.provider}-{self.id}"
+        """The name of the host key, and a second alias, whatever the pod's name and port; ssh knows host keys in lower case only."""
+        return f"{self.provider}-{self.id}".lower()
 
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -149,7 +149,7 @@ def parse_pods(document: object) -> list[Pod]:
     for row in rows:
         pod = read(row)
         if _ID.fullmatch(pod.id) and pod.status != "TERMINATED":
-            pods.setdefault(pod.id, pod)
+            pods.setdefault(pod.key_alias, pod)
     return list(pods.values())
 
 
@@ -219,7 +219,7 @@ def read_hosts_table(path: Path) -> list[Pod]:
         if unknown:
             raise Mistake(f"{where}: unknown key {unknown[0]!r}; known are name, host, port, user, identity")
         name, identity = row.get("name"), row.get("identity", "")
-        key = safe_name(name) if isinstance(name, str) else ""
+        key = safe_name(name).lower() if isinstance(name, str) else ""
         if not key or key in pods:
             raise Mistake(f"{where}: name {name!r} is {'used twice' if key else 'missing or has no letter or digit'}")
         address = {"host": row.get("host"), "port": row.get("port", 22), "username": row.get("user", "root")}
@@ -755,7 +755,7 @@ def command_forget_host(args: argparse.Namespace) -> int:
     except Mistake:
         if not _ID.fullmatch(args.pod):
             raise
-        alias = args.pod if args.pod.startswith("runpod-") else f"runpod-{args.pod}"  # a pod that is gone already
+        alias = Pod(args.pod[7:] if args.pod.startswith("runpod-") else args.pod, "").key_alias  # a pod that is gone already
     if not place.known_hosts.exists():
         print(f"no host key of {alias} is known")
         return 0

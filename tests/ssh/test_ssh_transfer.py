@@ -29,7 +29,8 @@ def make_tree(root: Path, count: int, big: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(source.randbytes(source.randrange(3000)))
     if big:
-        (root / "z-big.bin").write_bytes(source.randbytes(big))
+        (root / "z").mkdir()  # rsync takes a folder's files before its subfolders: this one comes last
+        (root / "z" / "big.bin").write_bytes(source.randbytes(big))
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -47,13 +48,19 @@ def slow_rsync(folder: Path) -> dict[str, str]:
     return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
 
 
+def wait_until(process, condition) -> None:
+    """Wait until ``condition()`` holds while the tool is still at work."""
+    for _ in range(2000):
+        if condition():
+            return
+        assert process.poll() is None, f"over too early: {process.returncode}"
+        time.sleep(0.01)
+    pytest.fail("nothing arrived in 20 s")
+
+
 def kill_in_the_middle(process, target: Path, number: int) -> None:
     """Wait until files have arrived, then send ``number`` to the tool and everything it started."""
-    for _ in range(1000):
-        if target.is_dir() and sum(1 for path in target.rglob("file*") if path.is_file()) > 20:
-            break
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.01)
+    wait_until(process, lambda: sum(1 for path in target.rglob("file*") if path.is_file()) > 20)
     os.killpg(process.pid, number)
     assert process.wait(20) != 0, "the transfer was over before the kill"
     time.sleep(0.3)  # the pod's end notices
@@ -68,10 +75,10 @@ def transfer_with_kill(laptop, tmp_path, words, source, target, number):
     assert digests(target) == digests(source)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_pull_is_whole_after_a_kill(laptop, pod, tmp_path, number):
     source, target = tmp_path / "remote", tmp_path / "here" / "outputs"
-    make_tree(source, 200, 4_000_000)
+    make_tree(source, 200, 2_000_000)
     transfer_with_kill(laptop, tmp_path, ["pull", "pod", source, target], source, target, number)
     assert not list(target.glob(".rsync*"))
 
@@ -79,20 +86,19 @@ def test_pull_is_whole_after_a_kill(laptop, pod, tmp_path, number):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_push_is_whole_after_a_kill(laptop, pod, tmp_path, number):
     source, target = tmp_path / "here", tmp_path / "volume" / "new" / "code"
-    make_tree(source, 200, 4_000_000)
+    make_tree(source, 200, 2_000_000)
     transfer_with_kill(laptop, tmp_path, ["push", "pod", source, target], source, target, number)
 
 
 def test_an_interrupted_big_file_is_continued(laptop, pod, tmp_path):
     source, target = tmp_path / "remote", tmp_path / "here"
-    make_tree(source, 0, 6_000_000)
+    make_tree(source, 0, 3_000_000)
     process = laptop.start("pull", "pod", source, target, env=slow_rsync(tmp_path))
-    while not any(path.stat().st_size > 2_000_000 for path in target.glob(".rsync-temp/.z-big*")):
-        time.sleep(0.01)
+    wait_until(process, lambda: any(path.stat().st_size > 1_500_000 for path in target.glob(".rsync-temp/*big*")))
     process.terminate()
     assert process.wait(20) == 128 + signal.SIGTERM
-    assert (target / ".rsync-partial" / "z-big.bin").stat().st_size > 1_000_000
-    assert not (target / "z-big.bin").exists()
+    assert (target / "z" / ".rsync-partial" / "big.bin").stat().st_size > 1_000_000
+    assert not (target / "z" / "big.bin").exists()
     done = laptop.run("pull", "pod", source, target, "--stats")
     matched = int(next(line for line in done.stdout.splitlines() if line.startswith("Matched data")).split()[2].replace(",", ""))
     assert matched > 1_000_000
@@ -122,10 +128,9 @@ def test_a_second_transfer_sends_nothing(laptop, pod, tmp_path):
 
 def test_an_orphaned_transfer_is_waited_for(laptop, pod, tmp_path):
     source, target = tmp_path / "remote", tmp_path / "here"
-    make_tree(source, 60, 6_000_000)
+    make_tree(source, 60, 5_000_000)
     process = laptop.start("pull", "pod", source, target, env=slow_rsync(tmp_path), stdout=subprocess.DEVNULL)
-    while not (target.is_dir() and any(target.rglob("file*"))):
-        time.sleep(0.01)
+    wait_until(process, lambda: any(target.rglob("file*")))
     os.kill(process.pid, signal.SIGKILL)  # rsync goes on alone
     process.wait()
     done = laptop.run("pull", "pod", source, target, "--stats")
