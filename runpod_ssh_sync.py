@@ -522,15 +522,16 @@ def locked(path: Path, patience: float, waiting: str):
     """Hold an exclusive lock on the file ``path``; it ends with the process. Yields the descriptor."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        deadline, told = time.monotonic() + patience, False
+        began, told = time.monotonic(), False
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                waited = time.monotonic() - began
+                if waited > patience:
                     raise Failure(f"{path}: still locked after {patience:g} s; another run is at work") from None
-                if not told and time.monotonic() > deadline - patience + 1:
+                if waited > 1 and not told:
                     told = True
                     print(waiting, file=sys.stderr)
                 time.sleep(0.05)
