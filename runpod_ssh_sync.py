@@ -882,8 +882,11 @@ def push(place: Place, pod: Pod, args: argparse.Namespace, local: str | None, re
         raise Mistake(f"{source}: no such folder")
     remote = remote_path(remote)
     print(f"{source} -> {pod.key_alias}:{remote}", flush=True)
-    making = [] if args.dry_run else [f"--rsync-path=mkdir -p {remote} && rsync"]
-    command = rsync(place, args, CODE_EXCLUDES + ([] if local else REPOSITORY_EXCLUDES), ["-z", *making])
+    # Temporary files go into a folder of their own, which the pod's shell makes before and removes after a success.
+    temporary = f"{remote}/.rsync-temp"
+    script = f'receive() {{ rsync "$@" && rm -rf {temporary}; }}; mkdir -p {temporary} && receive'
+    making = [] if args.dry_run else ["--temp-dir=.rsync-temp", f"--rsync-path={script}"]
+    command = rsync(place, args, ["/.rsync-temp/"] + CODE_EXCLUDES + ([] if local else REPOSITORY_EXCLUDES), ["-z", *making])
     return explain(place, pod, run_child([*command, f"{os.path.abspath(source)}/", f"{pod.key_alias}:{remote}/"]))
 
 

@@ -58,12 +58,20 @@ def wait_until(process, condition) -> None:
     pytest.fail("nothing arrived in 20 s")
 
 
+def running(word: str) -> bytes:
+    """The command lines of all processes that mention ``word``."""
+    return subprocess.run(["pgrep", "-a", "-f", "--", word], capture_output=True, check=False).stdout
+
+
 def kill_in_the_middle(process, target: Path, number: int) -> None:
     """Wait until files have arrived, then send ``number`` to the tool and everything it started."""
     wait_until(process, lambda: sum(1 for path in target.rglob("file*") if path.is_file()) > 20)
     os.killpg(process.pid, number)
     assert process.wait(20) != 0, "the transfer was over before the kill"
-    time.sleep(0.3)  # the pod's end notices
+    for _ in range(500):  # until the pod's end has noticed and put away what it had
+        if b"--server" not in running(str(target)):
+            return
+        time.sleep(0.02)
 
 
 def transfer_with_kill(laptop, tmp_path, words, source, target, number):
@@ -88,6 +96,7 @@ def test_push_is_whole_after_a_kill(laptop, pod, tmp_path, number):
     source, target = tmp_path / "here", tmp_path / "volume" / "new" / "code"
     make_tree(source, 200, 2_000_000)
     transfer_with_kill(laptop, tmp_path, ["push", "pod", source, target], source, target, number)
+    assert not list(target.glob(".rsync*"))
 
 
 def test_an_interrupted_big_file_is_continued(laptop, pod, tmp_path):
