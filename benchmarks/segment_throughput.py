@@ -1,6 +1,6 @@
 """How many hours of mp3 a minute become checked and hashed segments, against bare ffmpeg; and who rejects aliases better.
 
-``python benchmarks/segment_throughput.py [--files 24] [--seconds 180] [--workers 2] [--rounds 3] [--audio-dir DIR]``
+``python benchmarks/segment_throughput.py [--files 36] [--seconds 180] [--workers 2] [--rounds 3] [--audio-dir DIR]``
 
 Both make 10 s mono PCM16 WAV at 32 kHz of the same files, with as many processes at a time, in turns in one run. Ours
 is the whole stage (decode, checks, hashes, sidecars, index, one sync); ffmpeg's is
@@ -32,7 +32,7 @@ def main() -> None:
     from music_training import parallel
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--files", type=int, default=24)
+    parser.add_argument("--files", type=int, default=36)
     parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--workers", type=int, default=parallel.cores())
     parser.add_argument("--rounds", type=int, default=3)

@@ -31,7 +31,7 @@ from .manifests import ManifestSettings, index_of
 from .tracks import segment_track
 
 VERSION = 1
-BATCH_SECONDS = 5.0
+BATCH_SECONDS = 1.0  # between two syncs: the workers go on meanwhile, and little is left to wait for at the end
 FIGURES = ("reason", "path", "track", "artist", "start", "seconds", "figures")
 
 
