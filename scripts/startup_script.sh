@@ -276,10 +276,11 @@ pip_install() { # $1: what is installed, in words
 }
 
 printf 'torch==%s\n' "${torch:-$TORCH}" >"$venv/constraints.txt"
-# A short look first: where no index answers, pip would try on for minutes.
-if ! "$venv/bin/python" -m pip install -q --dry-run --ignore-installed --no-deps --retries 1 --timeout 15 einops </dev/null >>"$log" 2>&1; then
-  fail "no network: pip cannot reach its package index; check the connection, then run again ($log)"
-fi
+# A current pip comes first; where no index answers, that shows at once, and not after minutes of trying.
+"$venv/bin/python" -m pip download -q --no-deps --retries 1 --timeout 15 -d "$venv/pip" pip </dev/null >>"$log" 2>&1 ||
+  fail "no network: pip cannot reach its package index; check the connection, then run again (all of it: $log)"
+"$venv/bin/python" -m pip install -q --no-index --no-deps "$venv"/pip/pip-*.whl >>"$log" 2>&1 || fail "pip cannot be upgraded: $(tail -1 "$log")"
+rm -rf "$venv/pip"
 
 wanted=(-r "$repository/requirements.txt")
 if $dev; then wanted+=(-r "$repository/requirements-dev.txt"); fi

@@ -86,7 +86,7 @@ def test_a_foreign_folder_is_left_alone(repository, tmp_path):
 def test_no_network_is_one_line_and_no_stamp(repository, tmp_path):
     nothing = {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_EXTRA_INDEX_URL": ""}
     ended = run(repository, MUSIC_SETUP_GB="0", **nothing)
-    assert only_line(ended).startswith("set-up: error: no network: pip cannot reach its package index")
+    assert only_line(ended).startswith("set-up: error: no network: pip cannot reach its package index; check")
     assert "Python 3." in ended.stdout and not list((repository / ".venv").glob(".setup-*"))
     # What was left half made is taken up again, also where Python is gone from it.
     (repository / ".venv" / "bin" / "python").unlink()
