@@ -155,6 +155,7 @@ def run_one(notebook: notebooks.Notebook, given: dict[str, Any], arguments: argp
     with tempfile.TemporaryDirectory(prefix="music-training-") as temporary:
         listing = Path(temporary) / "stages.txt"
         environment = {
+            "OMP_NUM_THREADS": "1",  # kernels that share cores with their own worker processes only lose by more
             **os.environ,
             "MUSIC_HEADLESS": "1",
             "MUSIC_STAGE_LIST": str(listing),

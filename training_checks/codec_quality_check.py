@@ -127,6 +127,7 @@ def check(codec: Path | str, manifest: Path, num_samples: int = 10, out: Path | 
 
     from music_training.musicgen.models import load_codec
 
+    torch.set_num_threads(1)  # a clip at a time: more threads only wait for each other
     lines = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
     if not lines:
         raise UserError(f"{manifest}: no clips in it")

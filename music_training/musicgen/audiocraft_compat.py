@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import types
+import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def install(skip: Collection[str] = ()) -> list[str]:
     ``skip`` leaves patches out (the tests show what fails without each).
     """
     if not _applied:
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch|audiocraft")  # weight_norm, torch.cuda.amp
         os.environ.setdefault("AUDIOCRAFT_CONFIG", str(HYDRA_TREE / "teams.yaml"))
         os.environ.setdefault("AUDIOCRAFT_CLUSTER", "default")
         os.environ.setdefault("AUDIOCRAFT_DORA_DIR", str(files.outputs_root()))

@@ -29,6 +29,7 @@ def encode_manifest(codec: CompressionModel, manifest: Path, limit: int | None =
     import soundfile
     import torch
 
+    torch.set_num_threads(1)  # a clip at a time: more threads only wait for each other
     lines = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
     if limit and limit < len(lines):
         lines = [lines[index * len(lines) // limit] for index in range(limit)]
@@ -41,6 +42,15 @@ def encode_manifest(codec: CompressionModel, manifest: Path, limit: int | None =
         descriptions.append((files.read_json(path.with_suffix(".json")) or {}).get("description") or "")
     frames = min(clip.shape[-1] for clip in tokens)
     return torch.stack([clip[:, :frames] for clip in tokens]), descriptions
+
+
+def windows(tokens: torch.Tensor, descriptions: list[str], frames: int) -> tuple[torch.Tensor, list[str]]:
+    """Cut tokens ``[N, K, T]`` into windows of ``frames``, with their descriptions: a model knows no longer positions."""
+    import torch
+
+    count = max(1, tokens.shape[-1] // frames)
+    cut = torch.cat([tokens[..., index * frames : (index + 1) * frames] for index in range(count)])
+    return cut, descriptions * count
 
 
 def unigram_cross_entropy(train: torch.Tensor, held_out: torch.Tensor, cardinality: int) -> float:
@@ -85,7 +95,7 @@ def against_unigram(dataset: str, scope: str, held_out: str = "valid", clips: in
         model = load_language_model(trained["model"])
         codec = load_codec(model.cfg.compression_model_checkpoint)
         train_tokens, _ = encode_manifest(codec, train)
-        tokens, descriptions = encode_manifest(codec, valid, clips)
+        tokens, descriptions = windows(*encode_manifest(codec, valid, clips), int(model.cfg.dataset.segment_duration * codec.frame_rate))
         result = {
             "language model": model_cross_entropy(model, tokens, descriptions),
             "unigram model": unigram_cross_entropy(train_tokens, tokens, codec.cardinality),

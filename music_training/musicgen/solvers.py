@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import flashy
 import numpy
 import torch
+from audiocraft.solvers.builders import get_lr_scheduler
 from audiocraft.solvers.compression import CompressionSolver
 from audiocraft.solvers.musicgen import MusicGenSolver
 from audiocraft.utils.utils import get_dataset_from_loader
 from omegaconf import DictConfig
 
 from .. import runs
+from .codebooks import revive, start_codebooks, unquantised
 from .models import save_weights
 
 
@@ -132,12 +135,30 @@ class Averager:
 
 
 class CodecSolver(RunFolderSolver, CompressionSolver):
-    """Trains the codec."""
+    """Trains the codec; with a learning-rate schedule where ``schedule`` names one, which upstream's solver ignores."""
 
     def __init__(self, cfg: DictConfig):
         super().__init__(cfg)
         self.balancer.averager = Averager(cfg.balancer.ema_decay or 1.0)
         self.register_stateful("balancer.averager")
+        self.lr_scheduler = get_lr_scheduler(self.optimizer, cfg.schedule, self.total_updates)
+        if self.lr_scheduler:
+            self.register_stateful("lr_scheduler")
+
+    def build_model(self) -> None:
+        super().build_model()
+        if self.cfg.living_codebooks:
+            revive(self.model)
+
+    def run_step(self, idx: int, batch: Any, metrics: dict) -> dict:
+        if self.is_training and self.step == self.cfg.quantize_after:
+            start_codebooks(self.model, self.dataloaders["train"])
+        with unquantised(self.model) if self.is_training and self.step < self.cfg.quantize_after else nullcontext():
+            metrics = super().run_step(idx, batch, metrics)
+        if self.is_training and self.lr_scheduler:
+            metrics["lr"] = self.optimizer.param_groups[0]["lr"]
+            self.lr_scheduler.step()
+        return metrics
 
 
 class LanguageModelSolver(RunFolderSolver, MusicGenSolver):

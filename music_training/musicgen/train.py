@@ -14,7 +14,6 @@ import json
 import multiprocessing
 import os
 import sys
-import warnings
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,7 +128,6 @@ def main(argv: list[str] | None = None) -> None:
     wrong = next((argument for argument in argv if "=" not in argument), None)
     if wrong:
         raise UserError(f"argument {wrong!r}: write it as key=value (see --help)")
-    warnings.filterwarnings("ignore", category=FutureWarning)  # weight_norm and torch.cuda.amp, upstream's own calls
     files.outputs_root().mkdir(parents=True, exist_ok=True)
     os.chdir(files.outputs_root())
     cfg = compose(argv)
