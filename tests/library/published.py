@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -32,6 +33,7 @@ GENRES = """genre_id,#tracks,parent,title,top_level
 BROKEN_SMALL = (98565, 98567, 98569, 99134, 108925, 133297)
 
 
+@functools.cache
 def mp3(seed: int, seconds: float = 3.0, rate: int = 44100) -> bytes:
     """A short stereo mp3 of two tones and noise."""
     random = np.random.default_rng(seed)
