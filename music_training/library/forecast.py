@@ -35,7 +35,9 @@ def row(step: str, download: float, disk: float, files: int, *, peak: float = 0,
 def segmentation(seconds: float, tracks: int, workers: int = 1) -> Row:
     """What cutting ``seconds`` of audio into 10 s segments leaves and takes."""
     segments = int(seconds / 10.0) + tracks
-    return Row("segments", 0, segments * SEGMENT_BYTES, segments, segments * SEGMENT_BYTES, seconds / SEGMENT_SPEED / max(1, workers) / 3600)
+    return Row(
+        "segments", 0, segments * SEGMENT_BYTES, segments, segments * SEGMENT_BYTES, seconds / SEGMENT_SPEED / max(1, workers) / 3600
+    )
 
 
 def table(rows: Iterable[Row]):
@@ -80,4 +82,6 @@ def refuse(rows: Iterable[Row], folder: Path, there: int = 0) -> None:
             f"{folder}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; choose less (limit, genres) or another dest"
         )
     if disk.f_files and inodes > disk.f_favail:  # some file systems count no inodes and say 0
-        raise UserError(f"{folder}: {inodes} files are needed and {disk.f_favail} inodes are free; choose less (limit, genres) or another dest")
+        raise UserError(
+            f"{folder}: {inodes} files are needed and {disk.f_favail} inodes are free; choose less (limit, genres) or another dest"
+        )

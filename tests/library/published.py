@@ -130,7 +130,9 @@ def jamendo(folder: Path, dataset: str = "raw_30s", type_: str = "audio-low", nu
         if shelf % 100 >= tars:
             shelf, number = shelf % tars, number // 100 * 100 + shelf % tars + 100 * shelf
         tags = ["genre---house", "mood/theme---happy", "instrument---piano"] if number % 2 else ["genre---ambient"]
-        rows.append(f"track_{number:07d}\tartist_{number // 200:06d}\talbum_{number // 200:06d}\t{shelf:02d}/{number}.mp3\t30.0\t" + "\t".join(tags))
+        rows.append(
+            f"track_{number:07d}\tartist_{number // 200:06d}\talbum_{number // 200:06d}\t{shelf:02d}/{number}.mp3\t30.0\t" + "\t".join(tags)
+        )
         contents.setdefault(shelf, {})[f"{shelf:02d}/{number}{low}.mp3"] = mp3(number, 2.0)
     for shelf, members in sorted(contents.items()):
         name = f"{dataset}_{type_}-{shelf:02d}.tar"
@@ -151,7 +153,15 @@ def jamendo(folder: Path, dataset: str = "raw_30s", type_: str = "audio-low", nu
 
 def giantsteps(folder: Path, tempo: range = range(100, 106), key: range = range(200, 204)) -> str:
     """GiantSteps tempo (single mp3s, md5 and labels) and key (one zip and labels); returns the md5 of ``audio.zip``."""
-    for name in ("backup", "tempo/md5", "tempo/annotations_v2/tempo", "tempo/annotations/genre", "key/annotations/key", "key/annotations/genre", "key/md5"):
+    for name in (
+        "backup",
+        "tempo/md5",
+        "tempo/annotations_v2/tempo",
+        "tempo/annotations/genre",
+        "key/annotations/key",
+        "key/annotations/genre",
+        "key/md5",
+    ):
         (folder / name).mkdir(parents=True)
     for number in tempo:
         content = mp3(number)

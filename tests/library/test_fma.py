@@ -41,7 +41,9 @@ def test_all_of_small_but_the_broken_six(server, served, mode):
     assert all(files.absolute(row.path).is_file() and row.artist_id and row.attribution and row.licence for row in rows)
     skipped = (catalogue.path_of("d").parent / "skipped.csv").read_text()
     assert all(str(number) in skipped for number in published.BROKEN_SMALL) and result["tracks"] == 24
-    assert not any(str(number) in path.name for number in published.BROKEN_SMALL for path in fma.folder_of(fma.FmaSettings()).rglob("*.mp3"))
+    assert not any(
+        str(number) in path.name for number in published.BROKEN_SMALL for path in fma.folder_of(fma.FmaSettings()).rglob("*.mp3")
+    )
     assert not (files.outputs_root() / "downloads" / "fma" / "fma_small.zip").exists()
 
 

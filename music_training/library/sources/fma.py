@@ -37,7 +37,18 @@ SHA1 = {
 }
 SIZES = {"small": (7.2 * GIB, 8000), "medium": (22 * GIB, 25000), "large": (93 * GIB, 106_574), "full": (879 * GIB, 106_574)}
 METADATA_BYTES = 342 << 20
-EDM_GENRES = ("Techno", "House", "Dance", "Dubstep", "Minimal Electronic", "Drum & Bass", "Breakcore - Hard", "Jungle", "Bigbeat", "Breakbeat")
+EDM_GENRES = (
+    "Techno",
+    "House",
+    "Dance",
+    "Dubstep",
+    "Minimal Electronic",
+    "Drum & Bass",
+    "Breakcore - Hard",
+    "Jungle",
+    "Bigbeat",
+    "Breakbeat",
+)
 
 _SHORT = {98565: 1.6, 98567: 0.5, 98569: 1.5, 98566: 6.2, 98568: 6.6, 108924: 27.4}
 _EMPTY = (99134, 108925, 133297, 1486, 5574, 65753, 80391, 98558, 98559, 98560, 98571, 105247, 126981, 127336, 143992)
@@ -296,9 +307,7 @@ def fetch_audio(chosen: list[Row], settings: FmaSettings) -> dict[str, str]:
 
 def _unpack(wanted: downloads.Wanted, folder: Path, names: set[str], key: str, settings: FmaSettings) -> None:
     choose = names.__contains__
-    archives.fetch_and_extract(
-        wanted, folder, choose=choose, key=key, consume=not settings.keep_archive, verify=settings.verify
-    )
+    archives.fetch_and_extract(wanted, folder, choose=choose, key=key, consume=not settings.keep_archive, verify=settings.verify)
 
 
 def _check(members: Mapping[str, int], folder: Path, listed: Mapping[str, str]) -> dict[str, str]:

@@ -130,7 +130,9 @@ def _audio_row(settings: JamendoSettings, count: int, tars: int, note: str = "")
     fetched = disk if settings.mode == "tracks" else total / TARS * tars
     peak = disk + (0 if settings.mode == "tracks" else fetched if settings.keep_archive else total / TARS)
     note = note or ("single files" if settings.mode == "tracks" else f"{tars} tars, each deleted after unpacking")
-    return forecast.row(f"Jamendo {settings.collection} {settings.audio}, {count} tracks", fetched, disk, count + tars, peak=peak, note=note)
+    return forecast.row(
+        f"Jamendo {settings.collection} {settings.audio}, {count} tracks", fetched, disk, count + tars, peak=peak, note=note
+    )
 
 
 # Tables
