@@ -14,7 +14,6 @@ whose own label (``original``) has no counterpart among the five: its boundary c
 
 from __future__ import annotations
 
-import json
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence

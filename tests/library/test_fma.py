@@ -3,8 +3,8 @@
 import csv
 import io
 
-import pytest
 import published
+import pytest
 from fault_server import FaultServer
 
 from music_training import files

@@ -1,7 +1,7 @@
 """MTG-Jamendo: tables, selection by tag, tar by tar, checksums."""
 
-import pytest
 import published
+import pytest
 from fault_server import FaultServer
 
 from music_training import files

@@ -16,7 +16,7 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -328,7 +328,7 @@ def _check(members: Mapping[str, int], folder: Path, listed: Mapping[str, str]) 
 
 def track_of(row: Row, settings: FmaSettings) -> catalogue.Track:
     """The catalogue's row of a track; its duration is that of the clip."""
-    url = f" ({row.licence_url})" if row.licence_url else ""
+    licence = f"{row.licence or 'licence unknown'}{f' ({row.licence_url})' if row.licence_url else ''}"
     return catalogue.Track(
         id=f"fma_{row.number:06d}",
         path=files.relative(folder_of(settings) / member_of(row.number, settings.subset)),
@@ -340,7 +340,7 @@ def track_of(row: Row, settings: FmaSettings) -> catalogue.Track:
         genre=row.genre,
         tags=row.tags,
         licence=row.licence or "unknown",
-        attribution=f'"{row.title}" by {row.artist or "unknown"}, Free Music Archive track {row.number}, {row.licence or "licence unknown"}{url}',
+        attribution=f'"{row.title}" by {row.artist or "unknown"}, Free Music Archive track {row.number}, {licence}',
         duration=row.seconds if settings.subset == "full" else min(row.seconds, 30.0),
     )
 
