@@ -25,6 +25,7 @@ from .errors import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
+DASK_PATIENCE = 20.0  # seconds until a scheduler has to answer
 AHEAD = 8  # items under way or waiting to be read, per worker
 
 
@@ -83,7 +84,7 @@ def map_dask(function: Callable[[T], R], items: Iterable[T], scheduler: str) -> 
     from distributed import Client, KilledWorker
 
     try:
-        client = Client(scheduler, timeout="20s", set_as_default=False)
+        client = Client(scheduler, timeout=DASK_PATIENCE, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise UserError(f"scheduler {scheduler}: no answer ({error}); give the address that dask-scheduler printed") from None
     with client:

@@ -59,7 +59,8 @@ def test_segments_and_fingerprints_are_the_same_bytes(cluster):
     assert fingerprints.path_of("d").read_bytes() == prints
 
 
-def test_order_errors_and_no_scheduler(cluster):
+def test_order_errors_and_no_scheduler(cluster, monkeypatch):
+    monkeypatch.setattr(parallel, "DASK_PATIENCE", 1.0)
     assert list(parallel.map_dask(_slowly, range(40), cluster.scheduler_address)) == [n * n for n in range(40)]
     with pytest.raises(UserError, match="no answer"):
         list(parallel.map_dask(_slowly, [1], "tcp://127.0.0.1:1"))
