@@ -91,7 +91,9 @@ def strangers(count: int, folder: Path) -> dict[str, np.ndarray]:
     from music_training.library import catalogue
     from music_training.library.sources import studio
 
-    studio.compose_library(studio.StudioSettings(artists=count, tracks_per_artist=1, stems=False, dialogues=0, workers=1), "strangers", "benchmark")
+    studio.compose_library(
+        studio.StudioSettings(artists=count, tracks_per_artist=1, stems=False, dialogues=0, workers=1), "strangers", "benchmark"
+    )
     tracks = catalogue.read(catalogue.path_of("strangers"))
     return {f"{track.id}|stranger": fingerprints.of_file(files.absolute(track.path)) for track in tracks}
 

@@ -58,9 +58,7 @@ def combine(name: str, scope: str, settings: CombineSettings, scheduler: str = "
             files.write_text(manifests.index_of(name), "".join(lines)),
             catalogue.write(catalogue.path_of(name), chosen.values()),
             records.attribution(catalogue.path_of(name).parent, chosen.values()),
-            files.write_text(
-                manifests.index_of(name).with_name("dropped.csv"), records.table(("path", "reason"), sorted(dropped.items()))
-            ),
+            files.write_text(manifests.index_of(name).with_name("dropped.csv"), records.table(("path", "reason"), sorted(dropped.items()))),
         ]
         counts = Counter(row["dataset"] for row in kept)
         return stages.Made(outputs, {"segments": dict(counts), "dropped": len(dropped), "hours": round(_hours(kept), 3)})
@@ -114,7 +112,9 @@ def _main() -> None:
     parser.add_argument("name", help="the name of the union")
     parser.add_argument("datasets", nargs="+", metavar="DATASET=WEIGHT")
     parser.add_argument("--exact-only", action="store_true", help="drop no near-duplicates")
-    parser.add_argument("--scheduler", default="", metavar="tcp://HOST:PORT", help="let the workers of a dask scheduler make the fingerprints")
+    parser.add_argument(
+        "--scheduler", default="", metavar="tcp://HOST:PORT", help="let the workers of a dask scheduler make the fingerprints"
+    )
     given = parser.parse_args()
     pairs = (text.partition("=") for text in given.datasets)
     datasets = {name: config.parse_yaml(weight or "1", f"the weight of {name}") for name, _, weight in pairs}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from pathlib import Path
 
 from .. import files
-from . import catalogue, records
+from . import catalogue
 
 
 def table(dataset: str):
@@ -25,26 +24,24 @@ def table(dataset: str):
         }
         for track in tracks
     )
-    columns = {"tracks": ("artist", "size"), "artists": ("artist", "nunique"), "hours": ("hours", "sum"), "licences": ("licence", "nunique")}
+    columns = {
+        "tracks": ("artist", "size"),
+        "artists": ("artist", "nunique"),
+        "hours": ("hours", "sum"),
+        "licences": ("licence", "nunique"),
+    }
     found = rows.groupby("genre").agg(**columns).sort_values(["tracks", "artists"], ascending=False)
     found.loc["all"] = [len(rows), rows["artist"].nunique(), rows["hours"].sum(), rows["licence"].nunique()]
     return found.astype({name: int for name in ("tracks", "artists", "licences")}).round(2)
-
-
-def skipped(dataset: str):
-    """A pandas table of the tracks that were left out, by reason."""
-    import pandas
-
-    with open(records.skipped_of(dataset), encoding="utf-8", newline="") as stream:
-        reasons = Counter(row["reason"] for row in csv.DictReader(stream))
-    return pandas.DataFrame(reasons.most_common(), columns=["reason", "tracks"])
 
 
 def labels(dataset: str):
     """A pandas table of what became of the labels of the annotation sets, the most frequent first."""
     import pandas
 
-    return pandas.read_csv(catalogue.path_of(dataset).parent / "annotations" / "labels.csv").sort_values(["set", "count"], ascending=[True, False])
+    return pandas.read_csv(catalogue.path_of(dataset).parent / "annotations" / "labels.csv").sort_values(
+        ["set", "count"], ascending=[True, False]
+    )
 
 
 def draw(dataset: str):

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import soundfile
+from test_fingerprints import noise_song
 
 from music_training import files
 from music_training.errors import UserError
 from music_training.library import catalogue, combine, manifests, segments
-from test_fingerprints import noise_song
 
 
 def make(dataset, songs, form="wav"):
@@ -42,7 +42,9 @@ def test_the_union_drops_doubles_and_weighs_the_sets(two):
     assert {row["track"] for row in rows} == {"one_0", "one_1", "one_2", "one_3", "two_new", "two_more"}
     assert result["segments"] == {"one": 16, "two": 8}
     sums = {name: sum(row["weight"] for row in rows if row["dataset"] == name) for name in ("one", "two")}
-    assert sums["two"] / sums["one"] == pytest.approx(3.0, rel=1e-4) and np.mean([row["weight"] for row in rows]) == pytest.approx(1, rel=1e-4)
+    assert sums["two"] / sums["one"] == pytest.approx(3.0, rel=1e-4) and np.mean([row["weight"] for row in rows]) == pytest.approx(
+        1, rel=1e-4
+    )
     dropped = manifests.index_of("all").with_name("dropped.csv").read_text()
     assert dropped.count("the same audio as") == 4 and dropped.count("the same recording as track one_1") == 3
     lines = [json.loads(line) for path in manifests.egs_of("all").glob("*/data.jsonl") for line in path.read_text().splitlines()]

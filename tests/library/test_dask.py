@@ -7,11 +7,11 @@ import time
 
 import pytest
 import soundfile
+from test_fingerprints import noise_song
 
 from music_training import files, parallel
 from music_training.errors import UserError
 from music_training.library import catalogue, fingerprints, segments
-from test_fingerprints import noise_song
 
 distributed = pytest.importorskip("distributed")
 

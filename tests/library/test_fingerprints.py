@@ -28,7 +28,9 @@ def test_gain_and_a_cut_of_a_second_do_not_hide_a_double():
     songs = {seed: noise_song(seed) for seed in range(6)}
     prints = {f"{seed}": print_of(song) for seed, song in songs.items()}
     prints["2 again"] = print_of(songs[2][44100:] * 0.2)
-    prints["4 again"] = print_of(songs[4][: -30000] * 1.4 + 1e-3 * np.random.default_rng(0).standard_normal(len(songs[4]) - 30000).astype("float32"))
+    prints["4 again"] = print_of(
+        songs[4][:-30000] * 1.4 + 1e-3 * np.random.default_rng(0).standard_normal(len(songs[4]) - 30000).astype("float32")
+    )
     assert fingerprints.near(prints) == {"2 again": "2", "4 again": "4"}
     matches = {match.second: match for match in fingerprints.find(prints)}
     assert matches["2 again"].offset == pytest.approx(1.0, abs=0.05)
@@ -47,7 +49,7 @@ def test_silence_and_short_pieces_match_nothing():
 
 def test_a_shared_sample_does_not_make_two_songs_one():
     one, two = noise_song(1), noise_song(2)
-    two[:6 * 44100] = one[:6 * 44100]
+    two[: 6 * 44100] = one[: 6 * 44100]
     assert fingerprints.find({"one": print_of(one), "two": print_of(two)}) == []
 
 

@@ -2,6 +2,10 @@
 
 import csv
 import io
+import json
+import os
+import subprocess
+import sys
 
 import published
 import pytest
@@ -9,7 +13,7 @@ from fault_server import FaultServer
 
 from music_training import files
 from music_training.errors import UserError
-from music_training.library import catalogue, downloads
+from music_training.library import catalogue, downloads, manifests, segments
 from music_training.library.sources import fma
 
 
@@ -142,3 +146,59 @@ def test_faults_under_way_change_nothing(server, served):
         for name in ("one", "two")
     )
     assert one == two and len(one) == 24
+
+
+def test_the_real_clip_gives_three_segments(real_data, tmp_path):
+    (tmp_path / "served").mkdir()
+    digests = published.fma(tmp_path / "served", numbers=range(2, 3), real_clip=real_data / "fma" / "fma_small" / "000" / "000002.mp3")
+    with FaultServer(tmp_path / "served") as server:
+        fma.download("real", "s", fma.FmaSettings(base_url=server.url, sha1=digests))
+    segments.segment("real", "s", segments.SegmentSettings(workers=1))
+    rows = manifests.read_lines(manifests.index_of("real"))
+    assert [round(row["duration"], 3) for row in rows] == [10.0, 10.0, 9.977]
+
+
+FETCHER = """
+import json, sys
+from music_training.library.sources import fma
+fma.download("d", "s", fma.FmaSettings(**json.loads(sys.argv[1])))
+"""
+
+
+@pytest.mark.long
+def test_killed_again_and_again_the_end_state_is_the_same(tmp_path, monkeypatch):
+    (tmp_path / "served").mkdir()
+    digests = published.fma(tmp_path / "served", numbers=range(2, 202))
+
+    def tree(root):
+        return {
+            p.relative_to(root): p.read_bytes()
+            for p in root.rglob("*")
+            if p.is_file() and "." not in str(p.relative_to(root))[0] and ".stages" not in p.parts
+        }
+
+    def run(root, kill):
+        given = json.dumps({"base_url": server.url, "sha1": digests, "mode": "archive"})
+        process = subprocess.Popen(
+            [sys.executable, "-c", FETCHER, given], env={**os.environ, "MUSIC_OUTPUTS": str(root)}, stdout=subprocess.DEVNULL
+        )
+        try:
+            return process.wait(kill)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            return None
+
+    with FaultServer(tmp_path / "served") as server:
+        assert run(tmp_path / "calm", 120) == 0
+        kills, patience = 0, 1.0
+        while True:
+            server.plan["fma_small.zip"] = [{"kind": "slow", "delay": 0.02, "piece": 1 << 15}]
+            if run(tmp_path / "killed", patience) == 0:
+                break
+            kills, patience = kills + 1, patience + 0.3
+    drop = {".downloads.jsonl"}
+    calm, killed = (
+        {k: v for k, v in tree(tmp_path / name).items() if k.name not in drop and "seconds" not in k.name} for name in ("calm", "killed")
+    )
+    assert kills >= 3 and calm == killed and sum(str(path).endswith(".mp3") for path in calm) == 200

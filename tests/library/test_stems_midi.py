@@ -13,7 +13,12 @@ from music_training.errors import UserError
 from music_training.library import catalogue, downloads
 from music_training.library.sources import stems_midi
 
-SONGS = [f"{part}/{song}/{stem}.wav" for part in ("train", "test") for song in ("A - One", "B - Two") for stem in ("mixture", "drums", "bass", "other", "vocals")]
+SONGS = [
+    f"{part}/{song}/{stem}.wav"
+    for part in ("train", "test")
+    for song in ("A - One", "B - Two")
+    for stem in ("mixture", "drums", "bass", "other", "vocals")
+]
 MIDI = b"MThd\x00\x00\x00\x06\x00\x01\x00\x01\x01\xe0MTrk\x00\x00\x00\x04\x00\xff\x2f\x00"
 
 
@@ -23,9 +28,21 @@ def server(tmp_path):
     root.mkdir()
     layouts = {
         "musdb18hq": ("musdb", "musdb18hq.zip", SONGS),
-        "emopia": ("emopia", "EMOPIA_2.2.zip", ["EMOPIA_2.2/midis/Q1_abc_d_0.mid", "EMOPIA_2.2/midis/Q3_xyz_2.mid", "EMOPIA_2.2/label.csv"]),
-        "groove": ("groove", "groove.zip", ["groove/drummer1/session1/1_funk-fast_120_beat_4-4.mid", "groove/drummer1/session1/1_funk-fast_120_beat_4-4.wav"]),
-        "stemgmd": ("stemgmd", "part1.zip", ["kit/take1/mixture.wav", "kit/take1/kick.wav", "kit/take1/hh_closed.wav", "kit/take1/hh_open.wav"]),
+        "emopia": (
+            "emopia",
+            "EMOPIA_2.2.zip",
+            ["EMOPIA_2.2/midis/Q1_abc_d_0.mid", "EMOPIA_2.2/midis/Q3_xyz_2.mid", "EMOPIA_2.2/label.csv"],
+        ),
+        "groove": (
+            "groove",
+            "groove.zip",
+            ["groove/drummer1/session1/1_funk-fast_120_beat_4-4.mid", "groove/drummer1/session1/1_funk-fast_120_beat_4-4.wav"],
+        ),
+        "stemgmd": (
+            "stemgmd",
+            "part1.zip",
+            ["kit/take1/mixture.wav", "kit/take1/kick.wav", "kit/take1/hh_closed.wav", "kit/take1/hh_open.wav"],
+        ),
         "lakh": ("midi", "lmd.tar.gz", ["lmd/A/B/x.mid", "lmd/A/C/y.mid"]),
     }
     table = {}

@@ -13,10 +13,10 @@ from music_training.library import catalogue
 
 sys.path.insert(0, str(files.REPOSITORY / "tests" / "library"))
 
-import published  # noqa: E402
-from fault_server import FaultServer  # noqa: E402
-from test_edm import served as edm_served  # noqa: E402, F401
-from test_stems_midi import server as stems_server  # noqa: E402, F401
+import published
+from fault_server import FaultServer
+from test_edm import served as edm_served  # noqa: F401
+from test_stems_midi import server as stems_server  # noqa: F401
 
 KERNEL = "python3"
 

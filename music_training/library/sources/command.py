@@ -1,15 +1,19 @@
-"""The command that every download source has: its settings as options, a forecast, and the download itself."""
+"""The command that every download source has: its settings as options, a forecast, and the download itself.
+
+:func:`forecast_of` gives the same forecast for a notebook of a profile, for a dry run of the whole pipeline.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
 
-from ... import config, profiles, stages
-from .. import forecast
+from ... import config, parallel, profiles, stages
+from .. import catalogue, forecast
 
 
 def run(
@@ -56,6 +60,27 @@ NOTEBOOKS = {
     "edm": "02c_download_edm",
     "stems_midi": "02d_download_stems_midi",
 }
+
+
+def forecast_of(notebook: str, profile: str, given: Mapping[str, Any] | None = None) -> list[forecast.Row]:
+    """What a notebook of a profile will fetch and leave, for a dry run; empty for one that neither downloads nor segments.
+
+    ``given`` are the notebook's parameters as they would be passed to it (None: as the profile says). Nothing is
+    fetched for it: without metadata or a catalogue the figures are upper bounds, or missing.
+    """
+    given = dict(given or {})
+    overrides = given.pop("overrides", None)
+    if notebook == "03_segment_audio":
+        path = catalogue.path_of(profiles.dataset(profile, given.get("audio_dir")))
+        tracks = catalogue.read(path) if path.is_file() else []
+        return [forecast.segmentation(sum(track.duration for track in tracks), len(tracks), parallel.cores())] if tracks else []
+    if notebook not in NOTEBOOKS.values():
+        return []
+    name = next(source for source, known in NOTEBOOKS.items() if known == notebook)
+    module = importlib.import_module(f"{__package__}.{name}")
+    cls = getattr(module, f"{name.title().replace('_', '')}Settings")
+    known = {key: value for key, value in given.items() if key in cls.model_fields}
+    return module.forecast_rows(profiles.settings(cls, notebook, profile, overrides, **known))
 
 
 def _value(cls: type[config.Settings], field: str, text: str) -> Any:

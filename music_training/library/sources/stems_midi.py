@@ -101,7 +101,9 @@ def forecast_rows(settings: StemsMidiSettings) -> list[forecast.Row]:
     for name, row in table(settings).items():
         note = "size estimated" if not row.bytes else ""
         if not archives.finished(folder_of(settings) / name / _name(row.url), folder_of(settings) / name):
-            rows.append(forecast.row(name, row.bytes or row.expanded, row.expanded, row.files, peak=row.expanded + row.bytes / 10, note=note))
+            rows.append(
+                forecast.row(name, row.bytes or row.expanded, row.expanded, row.files, peak=row.expanded + row.bytes / 10, note=note)
+            )
     return rows
 
 
@@ -142,7 +144,11 @@ def _songs(folder: Path, mixture: str, kinds: Mapping[str, str]) -> dict[str, di
     """Folders that hold ``<mixture>.wav`` and stems: song to path, stems and artist ("Artist - Title")."""
     songs = {}
     for mix in sorted(folder.rglob(f"{mixture}.wav")):
-        stems = {ours: files.relative(mix.with_name(f"{theirs}.wav")) for theirs, ours in kinds.items() if mix.with_name(f"{theirs}.wav").exists()}
+        stems = {
+            ours: files.relative(mix.with_name(f"{theirs}.wav"))
+            for theirs, ours in kinds.items()
+            if mix.with_name(f"{theirs}.wav").exists()
+        }
         artist, dash, _ = mix.parent.name.partition(" - ")
         songs[mix.parent.name] = {
             "path": files.relative(mix),
@@ -192,7 +198,13 @@ def _emopia(folder: Path) -> dict[str, dict[str, Any]]:
         match = re.fullmatch(r"(Q[1-4])_(.+)_(\d+)", key.rsplit("/", 1)[-1])
         if match:
             valence, arousal = QUADRANTS[match[1]]
-            found[match[0]] = {**fields, "artist_id": f"emopia_{_safe(match[2])}", "valence": valence, "arousal": arousal, "tags": (match[1],)}
+            found[match[0]] = {
+                **fields,
+                "artist_id": f"emopia_{_safe(match[2])}",
+                "valence": valence,
+                "arousal": arousal,
+                "tags": (match[1],),
+            }
     return found
 
 
