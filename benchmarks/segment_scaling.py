@@ -46,9 +46,8 @@ def main() -> None:
         for label, workers, scheduler in (("1 process", 1, ""), ("2 processes", 2, ""), ("dask, 2 workers", 2, "local")):
             seconds, cpu, _ = ours(few, Path(folder), workers, scheduler)
             wall, other = peer[workers]
-            print(
-                f"  {label:<16} {seconds:6.1f} s, {cpu:6.1f} CPU s; ffmpeg x {workers}: {wall:6.1f} s, {other:6.1f} CPU s; ratio {wall / seconds:.2f}"
-            )
+            theirs = f"ffmpeg x {workers}: {wall:6.1f} s, {other:6.1f} CPU s"
+            print(f"  {label:<16} {seconds:6.1f} s, {cpu:6.1f} CPU s; {theirs}; ratio {wall / seconds:.2f}")
         print("growth, 1 process")
         for size in sizes:
             seconds, cpu, memory = ours(paths[:size], Path(folder), 1, "")

@@ -56,6 +56,10 @@ class Extracted:
     names: list[str]
 
 
+class Consumed(UserError):
+    """An archive that an earlier, unfinished run has shortened lacks a member that is wanted now."""
+
+
 def extract(
     archive: Path | str,
     folder: Path | str,
@@ -76,6 +80,8 @@ def extract(
     if known := finished(archive, folder, key):
         return known
     if not archive.is_file():
+        if _index(archive, folder).exists():
+            raise Consumed(f"{archive}: consumed, but not unpacked to the end")
         raise UserError(f"{archive}: no such archive")
     folder.mkdir(parents=True, exist_ok=True)
     lock = files.lock(folder / ".extracted" / f"{archive.name}.lock", f"unpacking of {archive.name}", wait=3600)
@@ -84,6 +90,9 @@ def extract(
         chosen = [entry for entry in opened.entries if choose is None or choose(entry.name)]
         regular = [entry for entry in chosen if entry.kind in ("file", "link")]
         todo = [entry for entry in regular if size_of(folder / entry.name) != entry.size or entry.kind == "link"]
+        there = archive.stat().st_size
+        if _index(archive, folder).exists() and any(entry.kind == "file" and entry.offset >= there for entry in todo):
+            raise Consumed(f"{archive}: partly consumed for another selection")
         downloads.refuse_if_full(folder, sum(entry.size for entry in todo))
         for entry in chosen:
             if entry.kind == "folder":
@@ -123,8 +132,14 @@ def fetch_and_extract(
     folder = Path(folder)
     if known := finished(wanted.path, folder, key):
         return known
-    if not _index(wanted.path, folder).exists():
-        downloads.fetch_all([wanted], label=wanted.path.name, verify=verify, policy=policy)
+    if _index(wanted.path, folder).exists():
+        try:
+            return extract(wanted.path, folder, choose=choose, key=key, consume=consume, delete=delete)
+        except Consumed as error:
+            print(f"{error}; it is fetched again", flush=True)
+            wanted.path.unlink(missing_ok=True)
+            _index(wanted.path, folder).unlink()
+    downloads.fetch_all([wanted], label=wanted.path.name, verify=verify, policy=policy)
     return extract(wanted.path, folder, choose=choose, key=key, consume=consume, delete=delete)
 
 
@@ -295,6 +310,7 @@ def _zip(opened: zipfile.ZipFile, archive: Path, tail: Path) -> _Opened:
             with open(archive, "rb") as stream, files.atomic(tail) as temporary:
                 stream.seek(opened.start_dir)
                 temporary.write_bytes(opened.start_dir.to_bytes(8, "big") + stream.read())
+        os.sync()  # what is cut off here has to be safe there
         os.truncate(archive, min(offset, archive.stat().st_size))
 
     def read(entry: Entry):

@@ -134,7 +134,11 @@ def fetch_all(
                 work(item)
         else:
             with ThreadPoolExecutor(workers) as pool:
-                list(pool.map(work, todo))
+                try:
+                    list(pool.map(work, todo))
+                except BaseException:  # Ctrl-C, a full disk: the downloads under way end at their next block
+                    meter.stopped = True
+                    raise
     if faults and not tolerate:
         few = [faults[path] for path in sorted(faults)[:3]]
         more = f" (and {len(faults) - len(few)} more files)" if len(faults) > len(few) else ""
@@ -333,8 +337,11 @@ class _Meter:
 
     def __init__(self, shown: Progress):
         self._shown, self._guard, self._bytes = shown, threading.Lock(), 0
+        self.stopped = False
 
     def __call__(self, count: int) -> None:
+        if self.stopped:
+            raise InterruptedError("another download ended all of them")
         with self._guard:
             self._bytes += count
             self._shown.to(round(self._bytes / 1e6, 1))

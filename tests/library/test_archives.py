@@ -114,6 +114,30 @@ def test_consuming_needs_no_second_copy_and_survives_a_stop(tmp_path, monkeypatc
     assert max(peak) < size + 6000
 
 
+def test_another_choice_of_a_half_consumed_archive_fetches_it_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "CUT", 2000)
+    (tmp_path / "served").mkdir()
+    make_zip(tmp_path / "served" / "a.zip", MEMBERS)
+    write = archives._write
+
+    def stopped(opened, entry, folder, name):
+        write(opened, entry, folder, name)
+        if "000030" in entry.name:
+            raise KeyboardInterrupt
+
+    with FaultServer(tmp_path / "served") as server:
+        wanted = downloads.Wanted(
+            (server.url + "a.zip",), tmp_path / "a.zip", digests={"sha1": downloads.digest_of(tmp_path / "served" / "a.zip", "sha1")}
+        )
+        even = lambda name: int(name[-5]) % 2 == 0  # noqa: E731
+        monkeypatch.setattr(archives, "_write", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            archives.fetch_and_extract(wanted, tmp_path / "got", choose=even, key="even", consume=True)
+        monkeypatch.setattr(archives, "_write", write)
+        archives.fetch_and_extract(wanted, tmp_path / "got", consume=True)
+        assert tree(tmp_path / "got") == MEMBERS and len(server.requests) == 2
+
+
 def zip_with(path, name, content=b"x", mode=stat.S_IFREG | 0o644):
     info = zipfile.ZipInfo("placeholder")
     info.filename = info.orig_filename = name

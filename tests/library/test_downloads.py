@@ -166,6 +166,24 @@ def test_two_threads_fetch_one_file_once(server, tmp_path):
     assert len(server.requests) == 1
 
 
+def test_a_stop_ends_all_downloads_at_once(server, tmp_path, monkeypatch):
+    for number in range(4):
+        serve(server, f"{number}.bin", 2_000_000, number)
+        server.plan[f"{number}.bin"] = [{"kind": "slow", "delay": 0.2, "piece": 20_000}]
+    whole = downloads._Transfer._copy
+
+    def full(transfer, response):
+        if transfer.wanted.path.name == "3.bin":
+            raise UserError("the disk is full")
+        whole(transfer, response)
+
+    monkeypatch.setattr(downloads._Transfer, "_copy", full)
+    start = time.monotonic()
+    with pytest.raises(UserError, match="the disk is full"):
+        downloads.fetch_all([downloads.Wanted((f"{server.url}{n}.bin",), tmp_path / f"{n}.bin") for n in range(4)], policy=QUICK)
+    assert time.monotonic() - start < 10  # to the end they would take 20 s
+
+
 def schedule(random_, size):
     """Up to five faults in a row, any of them, at any place."""
     kinds = ["drop", "close", "ignore_range", "status", "wrong_length", "corrupt", "slow", "wrong_range", "replace", "no_validator", "ok"]
