@@ -22,7 +22,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -134,10 +134,13 @@ def fetch_all(
                 work(item)
         else:
             with ThreadPoolExecutor(workers) as pool:
+                running = [pool.submit(work, item) for item in todo]
                 try:
-                    list(pool.map(work, todo))
+                    for done in as_completed(running):
+                        done.result()
                 except BaseException:  # Ctrl-C, a full disk: the downloads under way end at their next block
                     meter.stopped = True
+                    pool.shutdown(wait=False, cancel_futures=True)
                     raise
     if faults and not tolerate:
         few = [faults[path] for path in sorted(faults)[:3]]
