@@ -11,7 +11,9 @@ from ..errors import UserError
 
 RATE = 25e6  # bytes/s from a public server to a pod, assumed where nothing was measured
 SEGMENT_BYTES = 640_044  # 10 s, 32 kHz, 16 bit, mono, with its header
-SEGMENT_SPEED = 100.0  # seconds of audio that one core cuts in a second; benchmarks/segment_scaling.py measures it
+SEGMENT_SPEED = (
+    300.0  # seconds of audio that one core cuts in a second: half of what benchmarks/segment_scaling.py measured on a local disk
+)
 
 
 @dataclass(frozen=True)
