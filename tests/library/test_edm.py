@@ -103,7 +103,7 @@ def test_annotation_sets_fetched_local_and_paired(server, served, tmp_path, real
         own_audio=str(own),
     )
     result = edm.download("d", "s", given).result
-    row = rows_of("d")["raveform_Track One"]
+    row = rows_of("d")["raveform_Track_One"]
     assert annotations.read(files.absolute(row.annotation)).audio.file == str(own / "Track One.wav")
     assert result["annotations"]["harmonix"]["tracks"] == 86 and result["annotations"]["raveform"]["paired"] == 1
     root = catalogue.path_of("d").parent / "annotations"

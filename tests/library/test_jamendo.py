@@ -6,7 +6,7 @@ from fault_server import FaultServer
 
 from music_training import files
 from music_training.errors import UserError
-from music_training.library import catalogue, downloads
+from music_training.library import catalogue, downloads, manifests
 from music_training.library.sources import jamendo
 
 
@@ -110,3 +110,13 @@ def test_real_tables_parse_completely(real_data):
     for path in (folder / "download").glob("*.txt"):
         listing = jamendo.remote.parse_checksums(path.read_text())
         assert len(listing) == len(path.read_text().splitlines()) and all(len(value) == 64 for value in listing.values())
+
+
+def test_artists_of_the_real_table_stand_on_one_side(real_data):
+    rows = jamendo.read_table(real_data / "mtg_jamendo" / "data" / "splits" / "split-0" / "autotagging_moodtheme-validation.tsv")
+    tracks = [jamendo.track_of(row, jamendo.JamendoSettings(), {}, {}) for row in rows]
+    parts = [{"path": track.path, "track": track.id, "artist": track.artist_id, "duration": track.duration} for track in tracks]
+    rule, place = manifests.divide(parts, {"train": 0.8, "valid": 0.1, "test": 0.1}, seed=0)
+    sides = {split: {part["artist"] for part in parts if place[part["path"]] == split} for split in ("train", "valid", "test")}
+    assert rule == "artist" and all(sides.values())
+    assert sum(map(len, sides.values())) == len(set.union(*sides.values())) == len({row.artist for row in rows})

@@ -9,6 +9,7 @@ Jamendo), and the annotation sets are converted into our YAML and JAMS and paire
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -250,7 +251,7 @@ def _own(name: str, key: str, path: Path, track: annotations.Annotation, root: P
     annotation = annotations.write(placed, root / "paired" / f"{name}_{path.stem}.yaml")
     about = track.metadata
     return catalogue.Track(
-        id=f"{name}_{key}",
+        id=re.sub(r"[^\w.-]+", "_", f"{name}_{key}"),
         path=files.relative(path.resolve()),
         source=name,
         artist_id=f"own_{about.artist or key}".lower(),
