@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from .errors import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
+DASK_PATIENCE = 20.0  # seconds until a scheduler has to answer
 AHEAD = 8  # items under way or waiting to be read, per worker
 
 
@@ -71,6 +73,34 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
         if os.getppid() != parent:  # it ended before the call above
             os._exit(1)
+
+
+def map_dask(function: Callable[[T], R], items: Iterable[T], scheduler: str) -> Iterator[R]:
+    """Yield ``function(item)`` for every item, in order, computed by the workers of a dask scheduler (``tcp://host:port``).
+
+    The same rules as :func:`map_processes`. What a worker was at when it was lost is done again by another; UserError
+    where the scheduler does not answer, has no workers, or an item took several workers down with it.
+    """
+    from distributed import Client, KilledWorker
+
+    try:
+        client = Client(scheduler, timeout=DASK_PATIENCE, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise UserError(f"scheduler {scheduler}: no answer ({error}); give the address that dask-scheduler printed") from None
+    with client:
+        workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        if not workers:
+            raise UserError(f"scheduler {scheduler}: it has no workers; start some with: dask worker {scheduler}")
+        items = iter(items)
+        submit = partial(client.submit, function, pure=False)
+        waiting = deque(submit(item) for item in itertools.islice(items, AHEAD * workers))
+        try:
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(submit(item) for item in itertools.islice(items, 1))
+                yield result
+        except KilledWorker as error:
+            raise UserError(f"scheduler {scheduler}: {error}; run it again: what is done is kept") from None
 
 
 def _start_worker(parent: int) -> None:

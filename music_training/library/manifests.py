@@ -168,7 +168,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def _line(row: Mapping[str, Any]) -> dict[str, Any]:
     """A line of AudioCraft's manifest; ``info_path`` is for sidecars inside a zip, others are found by their name."""
     known = {"path": row["path"], "duration": row["duration"], "sample_rate": row["sample_rate"]}
-    return {**known, "amplitude": row["peak"], "weight": None, "info_path": None}
+    return {**known, "amplitude": row["peak"], "weight": row.get("weight"), "info_path": None}
 
 
 def _figures(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

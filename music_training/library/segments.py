@@ -64,16 +64,15 @@ def segment(
     """Segment the catalogue of a data set; the result is what ``summary.json`` says.
 
     ``originals`` are folders whose listing is an input too (a person's own audio may change under an unchanged
-    catalogue). ``scheduler`` is the address of a dask scheduler. Raises UserError where no segment can be made.
+    catalogue). ``scheduler`` is the address of a dask scheduler, whose workers then do the work (they have to see the
+    same files and have the same code installed); what is made is the same. Raises UserError where no segment can be made.
     """
-    if scheduler:
-        raise UserError(f"scheduler {scheduler}: segments are made by the processes of one machine; leave it out")
     path = catalogue.path_of(dataset)
     params = {"dataset": dataset, **settings.model_dump(exclude={"workers", "split"})}
     inputs = [path, *originals]
     return stages.run(
         "segment_audio",
-        lambda draft: _make(dataset, scope, settings, params, draft.forced),
+        lambda draft: _make(dataset, scope, settings, params, draft.forced, scheduler),
         scope=scope,
         params=params,
         inputs=inputs,
@@ -92,7 +91,7 @@ def summary_of(dataset: str) -> Path:
     return index_of(dataset).with_name("summary.json")
 
 
-def _make(dataset: str, scope: str, settings: SegmentSettings, params: dict[str, Any], forced: bool) -> stages.Made:
+def _make(dataset: str, scope: str, settings: SegmentSettings, params: dict[str, Any], forced: bool, scheduler: str) -> stages.Made:
     folder = index_of(dataset).parent
     staging = folder / ".staging.tmp"
     shutil.rmtree(staging, ignore_errors=True)
@@ -104,7 +103,7 @@ def _make(dataset: str, scope: str, settings: SegmentSettings, params: dict[str,
     while True:
         rows = {name: row for name, job in jobs.items() if (row := journal.row(job)) is not None}
         todo = [job for name, job in sorted(jobs.items()) if name not in rows]
-        _work(todo, journal, rows, settings.workers or parallel.cores(), resumed=len(rows))
+        _work(todo, journal, rows, settings.workers or parallel.cores(), scheduler, resumed=len(rows))
         segments, rejects = _select([rows[name] for name in sorted(rows)])
         wanted = {row["path"] for row in segments}
         present = _present(folder)
@@ -131,7 +130,7 @@ def _make(dataset: str, scope: str, settings: SegmentSettings, params: dict[str,
     return stages.Made(outputs, summary, sorted(path for path in (folder / "audio").iterdir() if path.is_dir()))
 
 
-def _work(todo: list[dict[str, Any]], journal: Journal, rows: dict[str, Any], workers: int, resumed: int) -> None:
+def _work(todo: list[dict[str, Any]], journal: Journal, rows: dict[str, Any], workers: int, scheduler: str, resumed: int) -> None:
     """Segment the tracks that are still to do.
 
     A row in the journal promises that the track's files outlive a power cut. One ``fsync`` for each of 300,000 files
@@ -142,8 +141,10 @@ def _work(todo: list[dict[str, Any]], journal: Journal, rows: dict[str, Any], wo
         return
     batch, since = [], time.monotonic()
     workers = max(1, min(workers, len(todo)))
-    with Progress(len(todo), f"segments ({workers} processes{f', {resumed} tracks done before' if resumed else ''})", "track") as shown:
-        for job, row in zip(todo, parallel.map_processes(segment_track, todo, workers), strict=True):
+    spread = parallel.map_dask(segment_track, todo, scheduler) if scheduler else parallel.map_processes(segment_track, todo, workers)
+    who = scheduler or f"{workers} processes"
+    with Progress(len(todo), f"segments ({who}{f', {resumed} tracks done before' if resumed else ''})", "track") as shown:
+        for job, row in zip(todo, spread, strict=True):
             rows[row["track"]] = row
             batch.append({"key": job["key"], **row})
             if time.monotonic() - since > BATCH_SECONDS:
@@ -314,6 +315,7 @@ def _main() -> None:
     parser = argparse.ArgumentParser(prog="python -m music_training.library.segments", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="mini")
     parser.add_argument("--audio-dir", default="", help="a folder of your own audio in place of the profile's data set")
+    parser.add_argument("--scheduler", default="", metavar="tcp://HOST:PORT", help="let the workers of a dask scheduler do it")
     parser.add_argument("--force", action="store_true", help="make it again even if it is up to date")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, e.g. segment_seconds=20 split.test=0.1")
     arguments = parser.parse_args()
@@ -322,7 +324,8 @@ def _main() -> None:
     scope = profiles.scope(arguments.profile, arguments.audio_dir)
     if arguments.audio_dir:
         folder.catalogue_folder(arguments.audio_dir, dataset, scope)
-    made = segment(dataset, scope, settings, originals=folder.roots(arguments.audio_dir), force=arguments.force)
+    roots = folder.roots(arguments.audio_dir)
+    made = segment(dataset, scope, settings, arguments.scheduler, originals=roots, force=arguments.force)
     divided = manifests.build(dataset, scope, settings.split)
     for name, value in {**made.result, "divided by": divided.result["rule"], **divided.result["splits"]}.items():
         print(f"{name}: {value}")

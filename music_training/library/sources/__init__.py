@@ -1,1 +1,1 @@
-"""Sources of audio; each writes a catalogue: studio (composed), folder (a person's own), and the public data sets."""
+"""The sources of audio: each fetches or composes it and writes a catalogue."""
