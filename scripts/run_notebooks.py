@@ -100,12 +100,17 @@ def show_profiles(profile: str) -> int:
 
 
 def show_plan(found: list[notebooks.Notebook], parameters: Mapping[str, dict[str, Any]], arguments: argparse.Namespace, scope: str) -> int:
+    from music_training.library import forecast
+    from music_training.library.sources.command import forecast_of
+
     changing = ""
     for notebook in found:
         reason = "--force" if arguments.force else notebooks.why_run(notebook, scope, arguments.profile, parameters[notebook.name])
         if reason:
             print(f"{notebook.name:24} would run: {reason}")
             changing = changing or notebook.name
+            costs = forecast_of(notebook.name, arguments.profile, parameters[notebook.name])
+            print("".join(f"    {line}\n" for line in forecast.lines(costs)), end="")
         else:
             print(f"{notebook.name:24} up to date{f', unless {changing} changes its inputs' if changing else ''}")
     return 0
