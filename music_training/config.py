@@ -14,15 +14,34 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from .errors import UserError
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, unknown keys refused, no silent conversion of text to booleans."""
+    """Base of all settings: frozen, unknown keys refused, no silent conversion of text to booleans.
+
+    A section that is given in part keeps the rest of its defaults as the class around it states them:
+    ``training: Training = Training(epochs=3)`` with ``training.lr=1`` still has 3 epochs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_section_defaults(cls, content: Any) -> Any:
+        if not isinstance(content, Mapping):
+            return content
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        return {name: _merged(defaults.get(name), value) for name, value in content.items()}
+
+
+def _merged(default: Any, given: Any) -> Any:
+    if not (isinstance(default, Settings) and isinstance(given, Mapping)):
+        return given
+    known = {name: getattr(default, name) for name in type(default).model_fields}
+    return {**known, **{name: _merged(known.get(name), value) for name, value in given.items()}}
 
 
 class ConfigError(UserError):

@@ -17,11 +17,14 @@ LINE_EVERY = 10.0  # seconds
 
 
 class Progress:
-    """Counts towards ``total`` units; shows rate and ETA. Use as a context manager, or :func:`progress` for a loop."""
+    """Counts towards ``total`` units; shows rate and ETA. Use as a context manager, or :func:`progress` for a loop.
 
-    def __init__(self, total: float | None, label: str, unit: str = "it"):
+    ``done`` units were done before (a resumed run) and do not count for the rate.
+    """
+
+    def __init__(self, total: float | None, label: str, unit: str = "it", done: float = 0.0):
         self.total, self.label, self.unit = total, label, unit
-        self.count, self._note = 0.0, ""
+        self.count, self._before, self._note = done, done, ""
         self._start = self._last = time.monotonic()
         self._bar = _widget(label, total) if _live() else None
 
@@ -53,7 +56,7 @@ class Progress:
 
     def _line(self, state: str) -> str:
         seconds = time.monotonic() - self._start
-        rate = self.count / seconds if seconds > 0 else 0.0
+        rate = (self.count - self._before) / seconds if seconds > 0 else 0.0
         parts = [f"{self.count:g}/{self.total:g} {self.unit}" if self.total else f"{self.count:g} {self.unit}"]
         parts.append(f"{rate:.3g} {self.unit}/s")
         if state:

@@ -119,10 +119,14 @@ class Metrics:
         self._stream.write(json.dumps(row) + "\n")
         self._stream.flush()
 
-    def close(self) -> None:
-        """Flush to the disk and close."""
+    def flush(self) -> None:
+        """Bring all rows to the disk."""
         self._stream.flush()
         os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Flush to the disk and close."""
+        self.flush()
         self._stream.close()
 
 
