@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from music_training import config  # noqa: E402
-from music_training.errors import UserError, run_command  # noqa: E402
+from music_training import config
+from music_training.errors import UserError, run_command
 
 SYSTEMS = ("edm_structure", "lora_demucs", "emotion_bridges", "diarization")
 

@@ -39,12 +39,12 @@ def read_settings(cls: type[S], arguments: argparse.Namespace, overrides: Iterab
         raise UserError("--resume goes on with one run; it takes neither --init-from nor --run-name")
     run = runs.find(arguments.resume)
     saved = config.load(cls, run / "config.yaml")
-    if (overrides or arguments.config) and given.model_dump(exclude={"training": {"checkpoint": {"resume"}}}) != saved.model_dump(
-        exclude={"training": {"checkpoint": {"resume"}}}
-    ):
-        raise UserError(
-            f"--resume {run.name}: a resumed run keeps its own settings; to change them start a new run with --init-from {run.name}"
-        )
+    if overrides or arguments.config:
+        without = {"training": {"checkpoint": {"resume"}}}
+        if given.model_dump(exclude=without) != saved.model_dump(exclude=without):
+            raise UserError(
+                f"--resume {run.name}: a resumed run keeps its own settings; to change them begin anew with --init-from {run.name}"
+            )
     return saved
 
 

@@ -72,9 +72,8 @@ def check_launch(command: list[str] | None = None) -> None:
         return
     asked = _option(command, "--num_processes") or _option(command, "--num-processes")
     if asked and asked.isdigit() and int(asked) > 1:
-        raise UserError(
-            f"accelerate launch was asked for {asked} processes and started one; use: torchrun --nproc_per_node {asked} {' '.join(sys.argv)}"
-        )
+        better = f"torchrun --nproc_per_node {asked} {' '.join(sys.argv)}"
+        raise UserError(f"accelerate launch was asked for {asked} processes and started one; use: {better}")
 
 
 def first_alone(make) -> Any:

@@ -19,24 +19,13 @@ TIMES = ("examples_per_second",)
 
 
 def toy(*arguments, processes=1, check=True, **environment):
-    command = [sys.executable, str(TOY), *arguments]
+    command = [sys.executable]
     if processes > 1:
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc_per_node",
-            str(processes),
-            "--master_port",
-            str(random.randint(20000, 40000)),
-        ]
-        command += [str(TOY), *arguments]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(files.REPOSITORY),
-        "OMP_NUM_THREADS": "1",
-        **{key: str(value) for key, value in environment.items()},
-    }
+        port = str(random.randint(20000, 40000))
+        command += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", port]
+    command += [str(TOY), *arguments]
+    given = {key: str(value) for key, value in environment.items()}
+    environment = {**os.environ, "PYTHONPATH": str(files.REPOSITORY), "OMP_NUM_THREADS": "1", **given}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     if check:
         assert done.returncode == 0, done.stderr[-3000:]

@@ -5,16 +5,16 @@ import math
 import numpy
 import pytest
 import torch
-from toy import Toy, ToySettings
 from torch.nn import functional
+from toy import Toy, ToySettings
 
 from music_training import config, runs
 from music_training.errors import UserError
 from music_training.trainer import checkpoints, command, optimizers
 from music_training.trainer.callbacks import Callback, CallbackRegistry, EarlyStopping, FeatureRedraw
 from music_training.trainer.config import Scheduler, Training
-from music_training.trainer.losses import LossRegistry, WeightedLoss, focal_bce
 from music_training.trainer.loop import Trainer
+from music_training.trainer.losses import LossRegistry, WeightedLoss, focal_bce
 from music_training.trainer.system import Batches
 
 PLAIN = {"optimizer": {"type": "sgd", "lr": 0.01}, "scheduler": {"type": "constant"}, "gradient_clipping": None}
