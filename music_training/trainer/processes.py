@@ -68,7 +68,9 @@ def accelerator(settings: Training):
 def check_launch(command: list[str] | None = None) -> None:
     """UserError where ``accelerate launch`` was asked for several processes and, as it does with ``--cpu``, started one."""
     command = _parent_command() if command is None else command
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 or not ("launch" in command and any("accelerate" in part for part in command)):
+    called = " ".join(Path(part).name for part in command[:4])
+    launched = any(way in called for way in ("accelerate launch", "accelerate-launch", "accelerate.commands.launch", "launch.py"))
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 or not launched:
         return
     asked = _option(command, "--num_processes") or _option(command, "--num-processes")
     if asked and asked.isdigit() and int(asked) > 1:

@@ -1,0 +1,226 @@
+"""From activations to events: beats by grids of constant tempo, downbeats, sections. Plain numpy, times in seconds.
+
+Electronic music is made on a grid. A track's beats are the grid that fits its beat activation best (its complex
+demodulation at the tempo and at twice the tempo, then a search of the phase); where two halves of a recording fit
+clearly better on grids of their own (a DJ mix, a drift), each gets its own. Boundaries lie on bars of that grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy
+
+from . import LABELS
+
+SLOWEST, FASTEST, PREFERRED = 70.0, 200.0, 130.0  # bpm
+SHORTEST = 20.0  # seconds that a grid of its own must last
+BETTER = 0.1  # by how much the mean activation on beats must rise for a split
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What decides: the ``threshold`` of a boundary on a phrase's first bar (off it, it takes ``stray`` times as much),
+    whether boundaries are moved to downbeats, bars to a phrase and beats to a bar."""
+
+    threshold: float = 0.2
+    stray: float = 2.0
+    snap: bool = True
+    phrase: int = 4
+    beats_per_bar: int = 4
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The structure of one track; ``segments`` are (start, end, label), ``beat_positions`` count from 1 on a downbeat."""
+
+    bpm: float
+    beats: numpy.ndarray
+    beat_positions: numpy.ndarray
+    segments: list[tuple[float, float, str]]
+    duration: float
+
+    @property
+    def downbeats(self) -> numpy.ndarray:
+        """The beats at position 1."""
+        return self.beats[self.beat_positions == 1]
+
+
+def decode(activations: dict[str, numpy.ndarray], frame_rate: float, duration: float, settings: Decoding | None = None) -> Structure:
+    """Structure from activations in [0, 1]: ``beat``, ``downbeat``, ``boundary`` ``[T]``, ``energy`` ``[T, 3]``, ``label`` ``[T, 5]``.
+
+    Every one may be missing; ``bass`` ``[T]``, the onsets of the low band, tells beats from off-beats.
+    """
+    settings = settings or Decoding()
+    grids = beat_grids(activations["beat"], frame_rate, activations.get("bass")) if "beat" in activations else []
+    beats, positions = number_beats(grids, activations, frame_rate, settings)
+    keep = beats < duration
+    beats, positions = beats[keep], positions[keep]
+    edges = [0.0, *boundaries(activations.get("boundary"), frame_rate, beats[positions == 1], duration, settings), duration]
+    segments = [
+        (start, end, label(activations, frame_rate, start, end, number, len(edges) - 1))
+        for number, (start, end) in enumerate(zip(edges, edges[1:], strict=False))
+    ]
+    bpm = 60 / float(numpy.median(numpy.diff(beats))) if len(beats) > 1 else 0.0
+    return Structure(round(bpm, 2), beats, positions, segments, duration)
+
+
+# Beats
+
+
+def beat_grids(activation: numpy.ndarray, frame_rate: float, bass: numpy.ndarray | None = None) -> list[numpy.ndarray]:
+    """Beat times ``[n]`` of each stretch of constant tempo, in order."""
+    activation = numpy.asarray(activation, numpy.float32)
+    times, _ = _split(activation, frame_rate, bass, *_grid(activation, frame_rate, bass))
+    kept: list[numpy.ndarray] = []
+    for grid in times:
+        if kept and len(kept[-1]) and len(grid) > 1:  # the grids of two neighbours may both claim a beat at their seam
+            grid = grid[grid > kept[-1][-1] + 0.5 * (grid[1] - grid[0])]
+        if len(grid):
+            kept.append(grid)
+    return kept
+
+
+def _split(activation, frame_rate, bass, grid: numpy.ndarray, fit: float) -> tuple[list[numpy.ndarray], float]:
+    """The grid itself, or those of its halves where they fit clearly better."""
+    middle = len(activation) // 2
+    if middle < SHORTEST * frame_rate:
+        return [grid], fit
+    halves = [(activation[:middle], None if bass is None else bass[:middle]), (activation[middle:], None if bass is None else bass[middle:])]
+    fitted = [_split(part, frame_rate, low, *_grid(part, frame_rate, low)) for part, low in halves]
+    own = sum(value for _, value in fitted) / 2
+    if own < fit + BETTER:
+        return [grid], fit
+    (left, _), (right, _) = fitted
+    return left + [times + middle / frame_rate for times in right], own
+
+
+def _grid(activation: numpy.ndarray, frame_rate: float, bass: numpy.ndarray | None) -> tuple[numpy.ndarray, float]:
+    """The best grid of one tempo: its beat times, and its fit: the mean activation on its beats."""
+    if len(activation) < 2 * frame_rate or activation.max() < 1e-3:
+        return numpy.zeros(0), 0.0
+    tempo = _tempo(activation, frame_rate)
+    period = frame_rate / tempo  # frames
+    peaks = numpy.maximum(activation, numpy.maximum(numpy.roll(activation, 1), numpy.roll(activation, -1)))
+    offsets = numpy.arange(0, period, 0.25)
+    count = int((len(activation) - 1) / period)
+    places = (offsets[:, None] + period * numpy.arange(count)).round().astype(int).clip(0, len(activation) - 1)
+    fits = peaks[places].mean(1) + 0.5 * activation[places].mean(1)
+    best = int(fits.argmax())
+    half = int(((offsets - offsets[best] + period / 2) % period - 0).argmin())
+    if bass is not None and fits[half] > 0.6 * fits[best]:  # both could be beats: the kick decides
+        low = numpy.maximum(bass, numpy.maximum(numpy.roll(bass, 1), numpy.roll(bass, -1)))
+        best = max((best, half), key=lambda place: low[places[place]].mean())
+    # a last fine fit of phase and period: regress the peaks near the grid on their numbers
+    numbers = numpy.arange(-1, int((len(activation) - 1 - offsets[best]) / period) + 1)
+    expected = offsets[best] + period * numbers
+    start, period = _refine(activation, expected, numbers, offsets[best], period)
+    numbers = numpy.arange(int(numpy.ceil(-start / period - 0.05)), int((len(activation) - 1 - start) / period) + 1)
+    times = numpy.maximum(start + period * numbers, 0.0)
+    near = times.round().astype(int).clip(0, len(activation) - 1)
+    return times / frame_rate, float(peaks[near].mean())
+
+
+def _tempo(activation: numpy.ndarray, frame_rate: float) -> float:
+    """The frequency (Hz) of the beat: where the spectrum and its second harmonic are strongest, near a plausible tempo."""
+    centred = activation - activation.mean()
+    size = 1 << int(numpy.ceil(numpy.log2(len(centred) * 16)))
+    spectrum = numpy.abs(numpy.fft.rfft(centred, size)) if size < 1 << 22 else numpy.abs(numpy.fft.rfft(centred, 1 << 22))
+    step = frame_rate / (2 * (len(spectrum) - 1))
+    numbers = numpy.arange(int(SLOWEST / 60 / step), min(int(FASTEST / 60 / step), (len(spectrum) - 1) // 2))
+    octaves = numpy.log2(numbers * step * 60 / PREFERRED)
+    score = (spectrum[numbers] + 0.5 * spectrum[2 * numbers]) * numpy.exp(-0.5 * (octaves / 0.6) ** 2)
+    return float(numbers[score.argmax()] * step)
+
+
+def _refine(activation, expected, numbers, start: float, period: float) -> tuple[float, float]:
+    """Least squares of the activation's centres of mass within +-3 frames of the grid, weighted by their height."""
+    reach = numpy.arange(-3, 4)
+    places = (expected.round().astype(int)[:, None] + reach).clip(0, len(activation) - 1)
+    heights = activation[places]
+    weights = heights.max(1)
+    centres = (heights * places).sum(1) / numpy.maximum(heights.sum(1), 1e-6)
+    good = weights > 0.3 * weights.max()
+    if good.sum() < 4:
+        return start, period
+    slope, intercept = numpy.polyfit(numbers[good], centres[good], 1, w=weights[good])
+    return (float(intercept), float(slope)) if abs(slope / period - 1) < 0.01 else (start, period)
+
+
+def number_beats(grids, activations, frame_rate: float, settings: Decoding) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Beats of all grids with their positions in the bar, 1 being the phase where downbeats and boundaries are."""
+    positions = []
+    bar = settings.beats_per_bar
+    for beats in grids:
+        score = numpy.zeros(bar)
+        for name, weight in (("downbeat", 1.0), ("boundary", 2.0)):
+            if name in activations:
+                near = _peak_near(activations[name], beats, frame_rate, 0.04 if name == "downbeat" else 0.1)
+                total = numpy.array([near[phase::bar].mean() if len(near) > phase else 0.0 for phase in range(bar)])
+                score += weight * total / max(total.max(), 1e-6)
+        phase = int(score.argmax())
+        positions.append((numpy.arange(len(beats)) - phase) % bar + 1)
+    return (numpy.concatenate(grids), numpy.concatenate(positions)) if grids else (numpy.zeros(0), numpy.zeros(0, int))
+
+
+# Sections
+
+
+def boundaries(activation: numpy.ndarray | None, frame_rate: float, downbeats: numpy.ndarray, duration: float, settings: Decoding) -> list[float]:
+    """Times of the boundaries inside a track: bars whose activation is the largest around and reaches the threshold."""
+    if activation is None:
+        return []
+    if not settings.snap or len(downbeats) < 2:
+        return _peaks(activation, frame_rate, duration, settings.threshold)
+    bar = float(numpy.median(numpy.diff(downbeats)))
+    height = _peak_near(activation, downbeats, frame_rate, bar / 2)
+    phrase = max(1, settings.phrase)
+    votes = [height[place::phrase].sum() for place in range(phrase)]
+    on_phrase = (numpy.arange(len(downbeats)) - int(numpy.argmax(votes))) % phrase == 0
+    height = numpy.where(on_phrase, height, height / settings.stray)
+    found = []
+    for place in numpy.flatnonzero(height >= settings.threshold):
+        around = height[max(0, place - 2) : place + 3]
+        first = place - max(0, place - 2)
+        if around.argmax() == first and bar < downbeats[place] < duration - bar:
+            found.append(float(downbeats[place]))
+    return found
+
+
+def _peaks(activation: numpy.ndarray, frame_rate: float, duration: float, threshold: float, reach: float = 3.0) -> list[float]:
+    """Local maxima within ``reach`` seconds that are at least ``threshold``."""
+    found, size = [], round(reach * frame_rate)
+    for place in numpy.flatnonzero(activation >= threshold):
+        around = activation[max(0, place - size) : place + size + 1]
+        if around.argmax() == place - max(0, place - size) and 1.0 < place / frame_rate < duration - 1.0:
+            found.append(float(place / frame_rate))
+    return found
+
+
+def label(activations, frame_rate: float, start: float, end: float, number: int, count: int) -> str:
+    """The label of a section: the label head's mean, else by place and energy (a rule, for models without that head)."""
+    low, high = int(start * frame_rate), max(int(end * frame_rate), int(start * frame_rate) + 1)
+    if "label" in activations:
+        part = activations["label"][low:high]
+        return LABELS[int(part.mean(0).argmax())] if len(part) else LABELS[0]
+    if number == 0:
+        return "intro"
+    if number == count - 1:
+        return "outro"
+    if "energy" not in activations:
+        return "drop"
+    energy = activations["energy"].mean(1)
+    part = energy[low:high]
+    if part.mean() >= numpy.percentile(energy, 60):
+        return "drop"
+    third = max(1, len(part) // 3)
+    return "buildup" if part[-third:].mean() > part[:third].mean() + 0.03 else "breakdown"
+
+
+def _peak_near(activation: numpy.ndarray, times: numpy.ndarray, frame_rate: float, reach: float) -> numpy.ndarray:
+    """The largest activation within ``reach`` seconds of each time."""
+    places = (times * frame_rate).round().astype(int)
+    size = round(reach * frame_rate)
+    window = places[:, None] + numpy.arange(-size, size + 1)
+    values = activation[window.clip(0, len(activation) - 1)]
+    return numpy.where((window >= 0) & (window < len(activation)), values, 0).max(1)

@@ -1,0 +1,132 @@
+"""Activations of whole tracks: overlapping windows over a stream of features, so that memory does not grow with the track.
+
+A ladder, each rung usable alone: :func:`activations` (features to activations), :func:`of_file` (a file to activations),
+:func:`predict` (a file to its :class:`~music_training.edm_structure.decoding.Structure`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy
+import torch
+
+from .. import files
+from ..library import audio
+from ..trainer import checkpoints
+from . import decoding, features
+from .config import EdmSettings
+
+SECONDS, OVERLAP = 60.0, 12.0  # of a window; at each inner edge the overlap's half is not used
+
+
+@dataclass
+class Predictor:
+    """A trained model with the settings that it was trained with."""
+
+    model: torch.nn.Module
+    settings: EdmSettings
+    decoding: decoding.Decoding = field(default_factory=decoding.Decoding)
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames of activations a second."""
+        return self.model.frame_rate
+
+
+def load(run_or_checkpoint: Path | str, device: str = "cpu") -> Predictor:
+    """The model of a run folder, a checkpoint folder or a weights file, on ``device``, ready to predict."""
+    from .. import config, runs
+    from . import model
+
+    path = Path(run_or_checkpoint).expanduser()
+    checkpoint = checkpoints.find(path if path.exists() else runs.find(run_or_checkpoint))
+    settings = config.load(EdmSettings, _config_of(checkpoint))
+    made = model.build(settings)
+    checkpoints.load_weights(made, checkpoint, averaged=True)
+    return Predictor(made.to(device).eval(), settings)
+
+
+def predict(predictor: Predictor, path: Path | str) -> tuple[decoding.Structure, dict[str, numpy.ndarray]]:
+    """A file's structure and the activations that it was decoded from."""
+    found, duration = of_file(predictor, path)
+    return decoding.decode(found, predictor.frame_rate, duration, predictor.decoding), found
+
+
+def of_file(predictor: Predictor, path: Path | str) -> tuple[dict[str, numpy.ndarray], float]:
+    """Activations ``[T]`` or ``[T, n]`` of an audio file, and its duration in seconds."""
+    counted = [0]
+
+    def counting(blocks: Iterable[numpy.ndarray]) -> Iterator[numpy.ndarray]:
+        for block in blocks:
+            counted[0] += len(block)
+            yield block
+
+    from ..errors import UserError
+
+    try:
+        with audio.open_stream(path) as opened:
+            blocks = counting(audio.mono(opened, features.SAMPLE_RATE))
+            if hasattr(predictor.model.backbone, "from_samples"):
+                found = activations(predictor, blocks, waveform=True)
+            else:
+                found = activations(predictor, features.stream(blocks))
+    except audio.DecodeError as error:
+        raise UserError(f"{path}: cannot be decoded ({error})") from None
+    return found, counted[0] / features.SAMPLE_RATE
+
+
+def activations(predictor: Predictor, blocks: Iterable[numpy.ndarray], waveform: bool = False) -> dict[str, numpy.ndarray]:
+    """Join the activations of overlapping windows of ``blocks`` (features ``[n, F]``, or samples ``[n]`` for MERT)."""
+    rate = features.SAMPLE_RATE if waveform else features.FRAME_RATE
+    frames_per_unit = predictor.frame_rate / rate
+    size, overlap = round(SECONDS * rate), round(OVERLAP * rate)
+    parts: dict[str, list[numpy.ndarray]] = {}
+    held: list[numpy.ndarray] = []
+    length, first = 0, True
+
+    def run(window: numpy.ndarray, last: bool) -> None:
+        outputs = _forward(predictor, window)
+        low = 0 if first else round(overlap / 2 * frames_per_unit)
+        high = None if last else round((len(window) - overlap / 2) * frames_per_unit)
+        for name, values in outputs.items():
+            parts.setdefault(name, []).append(values[low:high])
+
+    for block in blocks:
+        held.append(block)
+        length += len(block)
+        while length > size:
+            joined = numpy.concatenate(held)
+            run(joined[:size], last=False)
+            first = False
+            held = [joined[size - overlap :]]
+            length = len(held[0])
+    if length and (first or length > overlap / 2):
+        run(numpy.concatenate(held), last=True)
+    return {name: numpy.concatenate(values) for name, values in parts.items()}
+
+
+@torch.inference_mode()
+def _forward(predictor: Predictor, window: numpy.ndarray) -> dict[str, numpy.ndarray]:
+    inputs = torch.from_numpy(numpy.ascontiguousarray(window, numpy.float32))
+    device = next(predictor.model.parameters()).device
+    outputs = predictor.model((inputs if inputs.ndim == 1 else inputs[:, : features.MELS]).unsqueeze(0).to(device))
+    found = {}
+    for name, value in outputs.items():
+        value = value[0].float()
+        found[name] = (value if name == "energy" else value.softmax(1) if name == "label" else value.sigmoid()).cpu().numpy()
+    if inputs.ndim == 2:
+        bass = numpy.exp(inputs[:, features.MELS].numpy())  # onsets of the lowest band
+        found["bass"] = numpy.maximum(numpy.diff(bass, prepend=bass[:1]), 0).astype(numpy.float32)
+    return found
+
+
+def _config_of(checkpoint: Path) -> Path:
+    from ..errors import UserError
+
+    for folder in (checkpoint.parent.parent, checkpoint):
+        if (folder / "config.yaml").is_file():
+            return folder / "config.yaml"
+    raise UserError(f"{checkpoint}: there is no config.yaml beside it; give the run's folder, {files.relative(checkpoint.parent.parent)}")
