@@ -71,6 +71,7 @@ class Example:
         made = {"inputs": mel, "energy": augment.resample(self.energy[number], start, speed, self.frames)}
         made |= event_targets(self.tracks[number], settings, start / features.FRAME_RATE, speed, self.frames, features.FRAME_RATE)
         made["mask"] = (start + speed * numpy.arange(self.frames) < len(source)).astype(numpy.float32)
+        made["beat_mask"] = made["mask"] * float(len(self.tracks[number].beats) > 0)
         return {name: torch.from_numpy(numpy.ascontiguousarray(value)) for name, value in made.items()}
 
     def whole(self, number: int) -> dict[str, torch.Tensor]:
@@ -79,6 +80,7 @@ class Example:
         made = {"inputs": numpy.asarray(source[:, : features.MELS], numpy.float32), "energy": self.energy[number]}
         made |= event_targets(self.tracks[number], self.settings, 0.0, 1.0, len(source), features.FRAME_RATE)
         made["mask"] = numpy.ones(len(source), numpy.float32)
+        made["beat_mask"] = made["mask"] * float(len(self.tracks[number].beats) > 0)
         return {name: torch.from_numpy(numpy.ascontiguousarray(value)).unsqueeze(0) for name, value in made.items()}
 
 

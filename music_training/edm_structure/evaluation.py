@@ -10,8 +10,8 @@ from .inference import Predictor
 
 
 def of_features(predictor: Predictor, track: AnnotatedTrack, features: numpy.ndarray) -> dict[str, float]:
-    """Scores of one track from its features ``[T, F]``."""
-    found = inference.activations(predictor, [features])
+    """Scores of one track from its features ``[T, F]``, or from its samples ``[n]`` for MERT."""
+    found = inference.activations(predictor, [features], waveform=features.ndim == 1)
     return score(track, decoding.decode(found, predictor.frame_rate, track.duration, predictor.decoding))
 
 

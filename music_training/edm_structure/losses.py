@@ -1,4 +1,5 @@
-"""The losses of the heads and their weighted sum; all are means over the frames whose ``mask`` is 1.
+"""The losses of the heads and their weighted sum; all are means over the frames whose ``mask`` is 1
+(``beat_mask`` for beats, which not every track has annotated).
 
 ``logits``, ``target`` and ``mask`` are ``[B, T]`` unless said otherwise; targets are soft, in [0, 1].
 """
@@ -52,8 +53,9 @@ EVENT_LOSSES = {"focal": focal, "shift_tolerant": shift_tolerant, "f1": soft_f1}
 
 def total(outputs: dict[str, Tensor], batch: dict[str, Tensor], settings: EdmSettings) -> dict[str, Tensor]:
     """Each head's loss as ``<head>_loss`` and their weighted sum as ``loss``."""
-    mask, parts = batch["mask"], {}
+    parts = {}
     for name, logits in outputs.items():
+        mask = batch["beat_mask"] if name in ("beat", "downbeat") else batch["mask"]
         if name == "energy":
             parts[name] = energy(logits, batch[name], mask, settings.energy_loss == "weighted_mse")
         elif name == "label":

@@ -94,6 +94,8 @@ class EdmModel(nn.Module):
                 nn.init.constant_(head.bias, -3.0)  # events are rare
 
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        if inputs.ndim == 3 and hasattr(self.backbone, "from_samples"):  # embeddings of the frozen backbone, from the cache
+            return self.heads(inputs)
         return self.heads(self.backbone(inputs))
 
     def heads(self, features: Tensor) -> dict[str, Tensor]:

@@ -47,7 +47,19 @@ class EdmSystem(System):
         for number in trainer.share(list(range(len(self.held_out)))):
             batch = {name: value.to(trainer.device) for name, value in self.validation.whole(number).items()}
             row = {f"val_{name}": float(value) for name, value in self.loss(trainer.model, batch).items()}
-            scores = evaluation.of_features(predictor, self.held_out[number], self.validation.features[number])
-            rows.append(row | {f"val_{name}": value for name, value in scores.items()})
+            rows.append(row | {f"val_{name}": value for name, value in self.scores(predictor, number).items()})
         rows = trainer.gather(rows)
         return {name: float(numpy.mean([row[name] for row in rows])) for name in rows[0]}
+
+    def scores(self, predictor: Predictor, number: int) -> dict[str, float]:
+        """Scores of the held-out track ``number``."""
+        return evaluation.of_features(predictor, self.held_out[number], self.validation.features[number])
+
+
+def system_of(settings: EdmSettings, tracks: Sequence[AnnotatedTrack]) -> EdmSystem:
+    """The system that suits the settings' backbone."""
+    if models.resolve_backbone(settings.backbone) == "cnn":
+        return EdmSystem(settings, tracks)
+    from .mert import MertSystem
+
+    return MertSystem(settings, tracks)

@@ -43,9 +43,10 @@ class Loss(Settings):
 
 
 class Validation(Settings):
-    """When to validate, and in batches of which size (null: the training size)."""
+    """When to validate: each ``interval`` steps, or (null) every so many ``epochs``; in batches of which size (null: as in training)."""
 
     interval: int | None = Field(None, ge=1)
+    epochs: int = Field(1, ge=1)
     batch_size: int | None = Field(None, ge=1)
 
 

@@ -159,7 +159,8 @@ class Trainer:
             self.reason = self.reason or f"{self.epoch + 1} epochs are done"
         if self.reason and self._summed:
             self._log()
-        if self.settings.validation.interval is None or self.reason:
+        validation = self.settings.validation
+        if self.reason or (validation.interval is None and (self.epoch + 1) % validation.epochs == 0):
             self._validate()
         if whole:
             self.epoch, self.position = self.epoch + 1, 0

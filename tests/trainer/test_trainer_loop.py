@@ -308,6 +308,11 @@ def test_interval_of_validation_and_the_rest_of_the_plan():
     assert [row["step"] for row in runs.read_metrics(outcome.run) if "val_loss" in row] == [4, 8, 12]
 
 
+def test_validation_every_second_epoch_and_at_the_end():
+    _, outcome = fit(toy_settings(epochs=3, validation={"epochs": 2}))
+    assert [row["step"] for row in runs.read_metrics(outcome.run) if "val_loss" in row] == [12, 18]
+
+
 def test_seeds_change_the_training():
     assert not torch.equal(vector(fit(toy_settings())[0]), vector(fit(toy_settings(random_seed=1))[0]))
 
