@@ -15,6 +15,9 @@ from . import LABELS
 
 SLOWEST, FASTEST, PREFERRED = 70.0, 200.0, 130.0  # bpm
 SHORTEST = 20.0  # seconds that a grid of its own must last
+SILENT, ECHO = 0.2, 0.6  # of the median beat: fainter ones at a grid's beginning, or its end, are left out
+TRIMMED = 8  # at most so many
+EVIDENCE = {"beat": 1.0, "bass": 1.0, "downbeat": 1.0}  # what tells beats from off-beats, and how much it counts
 BETTER = 0.1  # by how much the mean activation on beats must rise for a split
 
 
@@ -49,10 +52,10 @@ class Structure:
 def decode(activations: dict[str, numpy.ndarray], frame_rate: float, duration: float, settings: Decoding | None = None) -> Structure:
     """Structure from activations in [0, 1]: ``beat``, ``downbeat``, ``boundary`` ``[T]``, ``energy`` ``[T, 3]``, ``label`` ``[T, 5]``.
 
-    Every one may be missing; ``bass`` ``[T]``, the onsets of the low band, tells beats from off-beats.
+    Every one may be missing; ``bass`` ``[T]``, the onsets of the low band, helps to tell beats from off-beats.
     """
     settings = settings or Decoding()
-    grids = beat_grids(activations["beat"], frame_rate, activations.get("bass")) if "beat" in activations else []
+    grids = beat_grids(activations, frame_rate) if "beat" in activations else []
     beats, positions = number_beats(grids, activations, frame_rate, settings)
     keep = beats < duration
     beats, positions = beats[keep], positions[keep]
@@ -68,10 +71,10 @@ def decode(activations: dict[str, numpy.ndarray], frame_rate: float, duration: f
 # Beats
 
 
-def beat_grids(activation: numpy.ndarray, frame_rate: float, bass: numpy.ndarray | None = None) -> list[numpy.ndarray]:
+def beat_grids(activations: dict[str, numpy.ndarray], frame_rate: float) -> list[numpy.ndarray]:
     """Beat times ``[n]`` of each stretch of constant tempo, in order."""
-    activation = numpy.asarray(activation, numpy.float32)
-    times, _ = _split(activation, frame_rate, bass, *_grid(activation, frame_rate, bass))
+    lines = {name: numpy.asarray(activations[name], numpy.float32) for name in EVIDENCE if name in activations}
+    times, _ = _split(lines, frame_rate, *_grid(lines, frame_rate))
     kept: list[numpy.ndarray] = []
     for grid in times:
         if kept and len(kept[-1]) and len(grid) > 1:  # the grids of two neighbours may both claim a beat at their seam
@@ -81,13 +84,13 @@ def beat_grids(activation: numpy.ndarray, frame_rate: float, bass: numpy.ndarray
     return kept
 
 
-def _split(activation, frame_rate, bass, grid: numpy.ndarray, fit: float) -> tuple[list[numpy.ndarray], float]:
+def _split(lines: dict[str, numpy.ndarray], frame_rate: float, grid: numpy.ndarray, fit: float) -> tuple[list[numpy.ndarray], float]:
     """The grid itself, or those of its halves where they fit clearly better."""
-    middle = len(activation) // 2
+    middle = len(lines["beat"]) // 2
     if middle < SHORTEST * frame_rate:
         return [grid], fit
-    halves = [(activation[:middle], None if bass is None else bass[:middle]), (activation[middle:], None if bass is None else bass[middle:])]
-    fitted = [_split(part, frame_rate, low, *_grid(part, frame_rate, low)) for part, low in halves]
+    halves = [{name: line[part] for name, line in lines.items()} for part in (slice(None, middle), slice(middle, None))]
+    fitted = [_split(half, frame_rate, *_grid(half, frame_rate)) for half in halves]
     own = sum(value for _, value in fitted) / 2
     if own < fit + BETTER:
         return [grid], fit
@@ -95,42 +98,59 @@ def _split(activation, frame_rate, bass, grid: numpy.ndarray, fit: float) -> tup
     return left + [times + middle / frame_rate for times in right], own
 
 
-def _grid(activation: numpy.ndarray, frame_rate: float, bass: numpy.ndarray | None) -> tuple[numpy.ndarray, float]:
+def _grid(lines: dict[str, numpy.ndarray], frame_rate: float) -> tuple[numpy.ndarray, float]:
     """The best grid of one tempo: its beat times, and its fit: the mean activation on its beats."""
+    activation = lines["beat"]
     if len(activation) < 2 * frame_rate or activation.max() < 1e-3:
         return numpy.zeros(0), 0.0
     tempo = _tempo(activation, frame_rate)
     period = frame_rate / tempo  # frames
     peaks = numpy.maximum(activation, numpy.maximum(numpy.roll(activation, 1), numpy.roll(activation, -1)))
-    offsets = numpy.arange(0, period, 0.25)
+    offsets = numpy.arange(0, period, period / 80)
     count = int((len(activation) - 1) / period)
     places = (offsets[:, None] + period * numpy.arange(count)).round().astype(int).clip(0, len(activation) - 1)
     fits = peaks[places].mean(1) + 0.5 * activation[places].mean(1)
     best = int(fits.argmax())
-    half = int(((offsets - offsets[best] + period / 2) % period - 0).argmin())
-    if bass is not None and fits[half] > 0.6 * fits[best]:  # both could be beats: the kick decides
-        low = numpy.maximum(bass, numpy.maximum(numpy.roll(bass, 1), numpy.roll(bass, -1)))
-        best = max((best, half), key=lambda place: low[places[place]].mean())
+    half = (best + 40) % 80
+    if fits[half] > 0.5 * fits[best]:  # both could be beats: what else sounds there decides
+        shares = []
+        for name, weight in EVIDENCE.items():
+            if name in lines:
+                one, other = (_mean_peak(lines[name], places[place]) for place in (best, half))
+                shares.append(weight * (one / max(one + other, 1e-9) - 0.5))
+        best = best if sum(shares) >= 0 else half
     # a last fine fit of phase and period: regress the peaks near the grid on their numbers
     numbers = numpy.arange(-1, int((len(activation) - 1 - offsets[best]) / period) + 1)
     expected = offsets[best] + period * numbers
     start, period = _refine(activation, expected, numbers, offsets[best], period)
     numbers = numpy.arange(int(numpy.ceil(-start / period - 0.05)), int((len(activation) - 1 - start) / period) + 1)
     times = numpy.maximum(start + period * numbers, 0.0)
-    near = times.round().astype(int).clip(0, len(activation) - 1)
-    return times / frame_rate, float(peaks[near].mean())
+    heights = peaks[times.round().astype(int).clip(0, len(activation) - 1)]
+    usual = numpy.median(heights)
+    first = int((heights[: TRIMMED + 1] > SILENT * usual).argmax())
+    last = len(heights) - int((heights[::-1][: TRIMMED + 1] > ECHO * usual).argmax())
+    return times[first:last] / frame_rate, float(heights.mean())
 
 
 def _tempo(activation: numpy.ndarray, frame_rate: float) -> float:
     """The frequency (Hz) of the beat: where the spectrum and its second harmonic are strongest, near a plausible tempo."""
     centred = activation - activation.mean()
-    size = 1 << int(numpy.ceil(numpy.log2(len(centred) * 16)))
-    spectrum = numpy.abs(numpy.fft.rfft(centred, size)) if size < 1 << 22 else numpy.abs(numpy.fft.rfft(centred, 1 << 22))
+    size = max(1 << 16, 1 << (len(centred) * 8 - 1).bit_length())
+    spectrum = numpy.abs(numpy.fft.rfft(centred, size))
     step = frame_rate / (2 * (len(spectrum) - 1))
     numbers = numpy.arange(int(SLOWEST / 60 / step), min(int(FASTEST / 60 / step), (len(spectrum) - 1) // 2))
     octaves = numpy.log2(numbers * step * 60 / PREFERRED)
     score = (spectrum[numbers] + 0.5 * spectrum[2 * numbers]) * numpy.exp(-0.5 * (octaves / 0.6) ** 2)
-    return float(numbers[score.argmax()] * step)
+    best = int(numbers[score.argmax()])
+    slower = best // 2 + numpy.arange(-1, 2)  # pulses at half the tempo have this line too
+    if slower[0] * step * 60 >= SLOWEST and spectrum[slower].max() > 0.7 * spectrum[best]:
+        best = int(slower[spectrum[slower].argmax()])
+    return best * step
+
+
+def _mean_peak(line: numpy.ndarray, places: numpy.ndarray) -> float:
+    """Mean over ``places`` of the largest value within a frame."""
+    return float(numpy.max([line[(places + shift).clip(0, len(line) - 1)] for shift in (-1, 0, 1)], 0).mean())
 
 
 def _refine(activation, expected, numbers, start: float, period: float) -> tuple[float, float]:

@@ -104,8 +104,9 @@ def _find_audio(annotation: Annotation, path: Path, known: dict[str, Path], audi
 def _by_name(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of audio")
-    return {path.stem: path for path in sorted(_files(folder), reverse=True)}
+    return {path.stem: path for path in sorted(audio_files(folder), reverse=True)}
 
 
-def _files(folder: Path) -> Iterable[Path]:
+def audio_files(folder: Path) -> Iterable[Path]:
+    """Audio files anywhere below a folder."""
     return (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO and not path.name.startswith("."))
