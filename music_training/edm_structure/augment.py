@@ -35,8 +35,7 @@ def colour(mel: numpy.ndarray, settings: Augmentation, rng: numpy.random.Generat
     if settings.pitch:
         mel = _shift(mel, 2 ** (rng.uniform(-settings.pitch, settings.pitch) / 12))
     if settings.equaliser:
-        knots = rng.uniform(-settings.equaliser, settings.equaliser, 5) * DECIBEL
-        mel = mel + numpy.interp(numpy.linspace(0, 4, MELS), numpy.arange(5), knots).astype(numpy.float32)
+        mel = mel + (_slope(settings.equaliser, rng) * DECIBEL).astype(numpy.float32)
     if settings.noise:
         loudness = numpy.log(numpy.sqrt(numpy.mean(numpy.exp(2 * mel))) + 1e-9)
         mel = numpy.logaddexp(mel, numpy.float32(loudness - (settings.noise + 40 * rng.random()) * DECIBEL))
@@ -46,6 +45,20 @@ def colour(mel: numpy.ndarray, settings: Augmentation, rng: numpy.random.Generat
         mel[begin : begin + size] = mel.mean()
         mel[:, low : low + high] = mel.mean()
     return mel
+
+
+def remix(stems: list[numpy.ndarray], settings: Augmentation, rng: numpy.random.Generator) -> numpy.ndarray:
+    """Stems ``[T, MELS]`` at new levels and colours, added as uncorrelated sounds: their powers add up."""
+    power = numpy.zeros_like(stems[0])
+    for stem in stems:
+        change = rng.uniform(-settings.remix, settings.remix / 2) + _slope(settings.equaliser, rng)
+        power += numpy.exp(2 * (stem + (change * DECIBEL).astype(numpy.float32)))
+    return numpy.log(power.clip(1e-10)) / 2
+
+
+def _slope(reach: float, rng: numpy.random.Generator) -> numpy.ndarray:
+    """A smooth random spectrum of gains, dB, ``[MELS]``."""
+    return numpy.interp(numpy.linspace(0, 4, MELS), numpy.arange(5), rng.uniform(-reach, reach, 5))
 
 
 def _shift(mel: numpy.ndarray, factor: float) -> numpy.ndarray:

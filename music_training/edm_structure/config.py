@@ -17,6 +17,8 @@ class Augmentation(Settings):
 
     ``tempo`` is the largest change of speed (0.25: x0.75 ... x1.25), ``pitch`` in semitones, ``equaliser`` in dB,
     ``noise`` a floor at most so many dB below the crop, ``masks`` the number of masked stripes in time and in frequency.
+    ``remix`` changes the levels of a track's stems by up to so many dB, each with an equaliser of its own, where a
+    library has stems; 0 leaves the stems unread.
     """
 
     share: float = Field(0.8, ge=0, le=1)
@@ -25,6 +27,7 @@ class Augmentation(Settings):
     equaliser: float = Field(9.0, ge=0)
     noise: float = Field(20.0, ge=0)
     masks: int = Field(2, ge=0)
+    remix: float = Field(0.0, ge=0)
 
 
 class CnnSettings(Settings):

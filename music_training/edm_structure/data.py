@@ -16,7 +16,7 @@ from .config import EdmSettings
 
 @dataclass(frozen=True)
 class AnnotatedTrack:
-    """A track with its truth: section ``starts`` (s) with ``labels``, ``end`` of the last one, ``beats`` and ``downbeats`` (s)."""
+    """A track with its truth: section ``starts`` (s) with ``labels``, ``beats`` and ``downbeats`` (s); ``stems`` add up to the audio."""
 
     id: str
     audio: Path
@@ -27,6 +27,7 @@ class AnnotatedTrack:
     beats: numpy.ndarray
     downbeats: numpy.ndarray
     bpm: float | None = None
+    stems: tuple[Path, ...] = ()
 
     @property
     def boundaries(self) -> numpy.ndarray:
@@ -58,6 +59,7 @@ class Example:
         self.tracks, self.settings = tracks, settings
         self.frames = round(settings.duration * features.FRAME_RATE)
         self.features = [numpy.asarray(features.of_file(track.audio)) for track in tracks]
+        self.stems = [self._stems(track) for track in tracks]
         self.energy = [features.energy(frames[:, features.MELS :]) for frames in self.features]
 
     def crop(self, number: int, rng: numpy.random.Generator) -> dict[str, torch.Tensor]:
@@ -66,13 +68,24 @@ class Example:
         speed = augment.draw_speed(settings.augmentation, rng)
         room = len(source) - 1 - speed * (self.frames - 1)
         start = float(round(rng.uniform(0, room))) if room > 0 else 0.0
-        mel = augment.resample(source[:, : features.MELS], start, speed, self.frames)
+        stems, change = self.stems[number], settings.augmentation
+        if stems and rng.random() < change.share:
+            parts = [augment.resample(stem, start, speed, self.frames) for stem in stems]
+            mel = augment.remix(parts, change, rng)
+        else:
+            mel = augment.resample(source[:, : features.MELS], start, speed, self.frames)
         mel = augment.colour(mel, settings.augmentation, rng)
         made = {"inputs": mel, "energy": augment.resample(self.energy[number], start, speed, self.frames)}
         made |= event_targets(self.tracks[number], settings, start / features.FRAME_RATE, speed, self.frames, features.FRAME_RATE)
         made["mask"] = (start + speed * numpy.arange(self.frames) < len(source)).astype(numpy.float32)
         made["beat_mask"] = made["mask"] * float(len(self.tracks[number].beats) > 0)
         return {name: torch.from_numpy(numpy.ascontiguousarray(value)) for name, value in made.items()}
+
+    def _stems(self, track: AnnotatedTrack) -> list[numpy.ndarray]:
+        """Mel frames of a track's stems, where they are to be mixed anew."""
+        if not self.settings.augmentation.remix:
+            return []
+        return [numpy.array(features.of_file(path)[:, : features.MELS]) for path in track.stems]
 
     def whole(self, number: int) -> dict[str, torch.Tensor]:
         """A whole track with its targets, as a batch of one."""

@@ -95,7 +95,14 @@ def _split(lines: dict[str, numpy.ndarray], frame_rate: float, grid: numpy.ndarr
     if own < fit + BETTER:
         return [grid], fit
     (left, _), (right, _) = fitted
+    if all(_same_tempo(piece, grid) for piece in [*left, *right]):  # they differ in phase alone: the whole knows better
+        return [grid], fit
     return left + [times + middle / frame_rate for times in right], own
+
+
+def _same_tempo(one: numpy.ndarray, other: numpy.ndarray) -> bool:
+    """Whether two grids have one tempo, within half a percent."""
+    return len(one) < 2 or len(other) < 2 or abs((one[-1] - one[0]) / (len(one) - 1) / ((other[-1] - other[0]) / (len(other) - 1)) - 1) < 0.005
 
 
 def _grid(lines: dict[str, numpy.ndarray], frame_rate: float) -> tuple[numpy.ndarray, float]:
@@ -135,7 +142,7 @@ def _grid(lines: dict[str, numpy.ndarray], frame_rate: float) -> tuple[numpy.nda
 def _tempo(activation: numpy.ndarray, frame_rate: float) -> float:
     """The frequency (Hz) of the beat: where the spectrum and its second harmonic are strongest, near a plausible tempo."""
     centred = activation - activation.mean()
-    size = max(1 << 16, 1 << (len(centred) * 8 - 1).bit_length())
+    size = max(1 << 16, 1 << (len(centred) * 2 - 1).bit_length())
     spectrum = numpy.abs(numpy.fft.rfft(centred, size))
     step = frame_rate / (2 * (len(spectrum) - 1))
     numbers = numpy.arange(int(SLOWEST / 60 / step), min(int(FASTEST / 60 / step), (len(spectrum) - 1) // 2))

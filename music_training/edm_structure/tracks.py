@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -32,8 +33,14 @@ def from_catalogue(dataset: str) -> list[AnnotatedTrack]:
     rows = [row for row in catalogue.read(catalogue.path_of(dataset)) if row.annotation]
     if not rows:
         raise UserError(f"{catalogue.path_of(dataset)}: none of its tracks has an annotation")
-    pairs = [(files.absolute(row.annotation), files.absolute(row.path), row.artist_id) for row in rows]
-    return [_track(path.parent.name, _read(path), sound, artist, path) for path, sound, artist in pairs]
+    return [_from_row(row) for row in rows]
+
+
+def _from_row(row: catalogue.Track) -> AnnotatedTrack:
+    path = files.absolute(row.annotation)
+    track = _track(row.id, _read(path), files.absolute(row.path), row.artist_id, path)
+    parts = {name: stem for name, stem in row.stems.items() if name != "drums" or not {"kick", "hihat"} & set(row.stems)}
+    return replace(track, stems=tuple(files.absolute(stem) for stem in parts.values()))
 
 
 def from_folder(folder: Path, audio_dir: str | None = None) -> list[AnnotatedTrack]:

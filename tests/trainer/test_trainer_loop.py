@@ -15,7 +15,7 @@ from music_training.trainer.callbacks import Callback, CallbackRegistry, EarlySt
 from music_training.trainer.config import Scheduler, Training
 from music_training.trainer.loop import Trainer
 from music_training.trainer.losses import LossRegistry, WeightedLoss, focal_bce
-from music_training.trainer.system import Batches
+from music_training.trainer.system import Batches, _Examples
 
 PLAIN = {"optimizer": {"type": "sgd", "lr": 0.01}, "scheduler": {"type": "constant"}, "gradient_clipping": None}
 
@@ -377,6 +377,10 @@ def test_weights_of_an_update_make_the_mean_over_its_examples():
         assert all(weight in (0.0, pytest.approx(2 * size / total)) for size, weight in parts)
 
 
-def test_numbers_of_examples_have_their_own_randomness():
-    first = numpy.random.default_rng((42, 0, 1)).random()
-    assert first != numpy.random.default_rng((42, 1, 0)).random()
+def test_every_example_has_its_own_randomness():
+    examples = _Examples(type("Draw", (), {"example": staticmethod(lambda index, rng: rng.random(3).tolist())}), 42)
+    drawn = {key: examples[key] for key in [(0, 1), (1, 0), (0, 0), (1, 1)]}
+    assert len({tuple(value) for value in drawn.values()}) == 4
+    assert all(examples[key] == value for key, value in drawn.items())
+    numbers = numpy.concatenate([examples[3, index] for index in range(3000)])
+    assert abs(numbers.mean() - 0.5) < 0.02 and abs(numpy.corrcoef(numbers[:-3], numbers[3:])[0, 1]) < 0.05
