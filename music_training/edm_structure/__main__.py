@@ -6,6 +6,8 @@ Also ``python -m music_training.edm_structure ...``; several processes: ``torchr
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from ..errors import UserError, run_command
 from ..trainer import command
 from .config import TASKS, EdmSettings
 
+TRAINING = ("train", "cross-validate", "find-batch-size")
+OVERRIDE = re.compile(r"[a-z][\w.]*=")  # argparse cannot take them between options
 FLAGS = {  # option: (dotted setting, type, help)
     "--epochs": ("training.epochs", int, "epochs of training (default 50)"),
     "--batch-size": ("training.batch_size", int, "crops to a batch (default 4)"),
@@ -56,10 +60,14 @@ def main(arguments: list[str] | None = None) -> int | None:
     export = commands.add_parser("export", help="ONNX file that takes 24 kHz samples, mel front end included")
     export.add_argument("run", help="run folder, its name, or a checkpoint")
     export.add_argument("target", type=Path, help="the .onnx file")
+    words = sys.argv[1:] if arguments is None else arguments
+    overrides = [word for word in words if OVERRIDE.match(word)] if words[:1] and words[0] in TRAINING else []
+    parsed = parser.parse_args([word for word in words if word not in overrides])
+    parsed.overrides = overrides
     return {
         "train": _train, "cross-validate": _cross_validate, "find-batch-size": _find_batch_size,
         "evaluate": _evaluate, "predict": _predict, "export": _export,
-    }[(parsed := parser.parse_args(arguments)).command](parsed)  # fmt: skip
+    }[parsed.command](parsed)  # fmt: skip
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
@@ -70,14 +78,12 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--freeze-backbone", action="store_true", help="train the heads only, on cached embeddings")
     for task in TASKS:
         parser.add_argument(f"--{task}", action=argparse.BooleanOptionalAction, default=None, help=f"the {task} head")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, with dots: training.ema=0.999")
+    parser.epilog = "Further words key=value are settings, with dots: training.ema=0.999 cnn.channels=48."
 
 
 def _settings(parsed: argparse.Namespace) -> EdmSettings:
     overrides = list(parsed.overrides)
-    if parsed.annotations and "=" in parsed.annotations:  # no folder was given: the first word is a setting
-        overrides.insert(0, parsed.annotations)
-    elif parsed.annotations:
+    if parsed.annotations:
         overrides.append(f"annotations={_quoted(parsed.annotations)}")
     for option, (key, _, _) in FLAGS.items():
         value = getattr(parsed, option[2:].replace("-", "_"))
@@ -90,8 +96,6 @@ def _settings(parsed: argparse.Namespace) -> EdmSettings:
 
 
 def _quoted(text: str) -> str:
-    import json
-
     return json.dumps(text)
 
 
