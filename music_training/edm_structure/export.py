@@ -50,11 +50,11 @@ def to_onnx(run: Path | str, target: Path) -> float:
     model = Waveform(predictor.model).eval()
     example = torch.zeros(2, 10 * features.SAMPLE_RATE)
     names = [*predictor.model.near, *predictor.model.far]
-    batch, length = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("samples", min=features.SAMPLE_RATE, max=2**31)
+    dynamic = torch.export.Dim.DYNAMIC
     with files.atomic(target) as temporary:
         program = torch.onnx.export(
             model, (example,), dynamo=True, input_names=["samples"], output_names=names,
-            dynamic_shapes=({0: batch, 1: length},), opset_version=20, verbose=False,
+            dynamic_shapes=({0: dynamic, 1: dynamic},), opset_version=20, verbose=False,
         )  # fmt: skip
         program.save(str(temporary), external_data=False)
     rng = numpy.random.default_rng(0)
