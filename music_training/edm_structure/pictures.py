@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +18,22 @@ from .decoding import Structure
 RATE = 8000  # Hz, of the waveform that is drawn
 
 
+def image(figure):
+    """A matplotlib figure as a picture that any notebook shows, without pyplot and its state."""
+    from IPython.display import Image
+
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=100)
+    return Image(stream.getvalue())
+
+
 def annotated(track: AnnotatedTrack):
     """An annotated track: waveform, sections in colour, beats."""
     samples, _ = audio.read(track.audio, RATE)
     positions = numpy.where(numpy.isin(track.beats, track.downbeats), 1, 2)
     spans = [(*interval, name) for interval, name in zip(track.intervals, track.labels, strict=True)]
-    return writers.plot(Structure(track.bpm or 0.0, track.beats, positions, spans, track.duration), samples, RATE, title=track.id)
+    structure = Structure(track.bpm or 0.0, track.beats, positions, spans, track.duration)
+    return image(writers.plot(structure, samples, RATE, title=track.id))
 
 
 def library_table(tracks: Sequence[AnnotatedTrack]):
@@ -55,7 +66,7 @@ def curves(run: Path):
     rate = table["learning_rate"].dropna()
     right.plot(rate.index, rate)
     right.set(xlabel="step", ylabel="learning rate")
-    return figure
+    return image(figure)
 
 
 def score_table(scores: dict):
@@ -72,4 +83,4 @@ def predicted(run: Path, track: AnnotatedTrack):
     spans = [(item["start"], item["end"], item["label"]) for item in content["segments"]]
     duration = len(samples) / RATE
     structure = Structure(content["bpm"], numpy.array(content["beats"]), numpy.array(content["beat_positions"]), spans, duration)
-    return writers.plot(structure, samples, RATE, reference=track if len(track.starts) else None)
+    return image(writers.plot(structure, samples, RATE, reference=track if len(track.starts) else None))

@@ -71,6 +71,17 @@ def evaluate(run: Path, settings: EdmSettings | None = None, tracks: Sequence | 
     return {"rows": rows, "summary": summary}
 
 
+def evaluate_stage(run: Path, *, scope: str) -> dict:
+    """:func:`evaluate` on the run's held-out tracks, done once: the stage ``edm_evaluation``."""
+
+    def make(draft: stages.Draft) -> stages.Made:
+        result = evaluate(run)
+        return stages.Made([run / EVALUATION / "tracks.csv", run / EVALUATION / "summary.json"], result)
+
+    weights = sorted((run / runs.CHECKPOINTS / "best").glob("*.safetensors"))
+    return stages.run("edm_evaluation", make, scope=scope, params={"run": run.name}, inputs=weights).result
+
+
 def write_evaluation(rows: list[dict], summary: dict, folder: Path) -> None:
     """Write a CSV with a row per track and a JSON summary."""
     text = io.StringIO()
