@@ -51,7 +51,9 @@ def main() -> None:
             soundfile.write(root / f"{number}.wav", rng.normal(0, 0.1, int(arguments.seconds * 24000)), 24000)
             beats = numpy.arange(0, arguments.seconds, 0.5)
             starts = numpy.array([0.0, arguments.seconds / 2])
-            track = AnnotatedTrack(str(number), root / f"{number}.wav", str(number), arguments.seconds, starts, ["intro", "drop"], beats, beats[::4])
+            track = AnnotatedTrack(
+                str(number), root / f"{number}.wav", str(number), arguments.seconds, starts, ["intro", "drop"], beats, beats[::4]
+            )
             tracks.append(track)
         settings = EdmSettings(
             backbone="mert-95m", backbone_model=str(root / "mert"), freeze_backbone=True, duration=30.0, train_split=1 - 1.2 / len(tracks),

@@ -73,7 +73,9 @@ def main() -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
             decode, predict, before, peak = map(float, done.stdout.split()[-4:])
             speed = minutes * 60 / predict
-            print(f"{minutes:8g} {decode:9.2f} {predict:10.2f} {speed:12.0f} {predict / decode:10.1f} {before:11.0f} {peak:6.0f}", flush=True)
+            print(
+                f"{minutes:8g} {decode:9.2f} {predict:10.2f} {speed:12.0f} {predict / decode:10.1f} {before:11.0f} {peak:6.0f}", flush=True
+            )
 
 
 if __name__ == "__main__":

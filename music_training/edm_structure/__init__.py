@@ -1,3 +1,5 @@
 """Structure of electronic dance music: section boundaries, energy, beats, downbeats and labels of a track."""
 
-LABELS = ("intro", "buildup", "drop", "breakdown", "outro")  # the one order of the labels, everywhere
+from ..library.annotations import LABELS
+
+__all__ = ["LABELS"]  # in the one order that targets, heads and predictions share

@@ -1,6 +1,7 @@
 """The command of EDM structure: ``edm train data/annotations --audio-dir ~/music``, ``edm evaluate``, ``edm predict``.
 
-Also ``python -m music_training.edm_structure ...``; several processes: ``torchrun --nproc_per_node N -m music_training.edm_structure train ...``.
+Also ``python -m music_training.edm_structure ...``; several processes:
+``torchrun --nproc_per_node N -m music_training.edm_structure train ...``.
 """
 
 from __future__ import annotations

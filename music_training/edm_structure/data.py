@@ -44,7 +44,9 @@ class AnnotatedTrack:
 
 def split(tracks: Sequence[AnnotatedTrack], settings: EdmSettings) -> tuple[list[AnnotatedTrack], list[AnnotatedTrack]]:
     """Training and held-out tracks, divided by artist: by ``train_split``, or into ``folds`` of which ``fold`` is held out."""
-    artists = sorted({track.artist for track in tracks}, key=lambda name: (zlib.crc32(f"{settings.training.random_seed}{name}".encode()), name))
+    artists = sorted(
+        {track.artist for track in tracks}, key=lambda name: (zlib.crc32(f"{settings.training.random_seed}{name}".encode()), name)
+    )
     if settings.fold is not None:
         held = set(artists[settings.fold :: settings.folds])
     else:

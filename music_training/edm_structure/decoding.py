@@ -95,14 +95,15 @@ def _split(lines: dict[str, numpy.ndarray], frame_rate: float, grid: numpy.ndarr
     if own < fit + BETTER:
         return [grid], fit
     (left, _), (right, _) = fitted
-    if all(_same_tempo(piece, grid) for piece in [*left, *right]):  # they differ in phase alone: the whole knows better
+    if all(_same_tempo(piece, grid) for piece in [*left, *right]):  # only the phase differs: the whole knows better
         return [grid], fit
     return left + [times + middle / frame_rate for times in right], own
 
 
 def _same_tempo(one: numpy.ndarray, other: numpy.ndarray) -> bool:
     """Whether two grids have one tempo, within half a percent."""
-    return len(one) < 2 or len(other) < 2 or abs((one[-1] - one[0]) / (len(one) - 1) / ((other[-1] - other[0]) / (len(other) - 1)) - 1) < 0.005
+    periods = [(grid[-1] - grid[0]) / (len(grid) - 1) for grid in (one, other) if len(grid) > 1]
+    return len(periods) < 2 or abs(periods[0] / periods[1] - 1) < 0.005
 
 
 def _grid(lines: dict[str, numpy.ndarray], frame_rate: float) -> tuple[numpy.ndarray, float]:
@@ -193,7 +194,9 @@ def number_beats(grids, activations, frame_rate: float, settings: Decoding) -> t
 # Sections
 
 
-def boundaries(activation: numpy.ndarray | None, frame_rate: float, downbeats: numpy.ndarray, duration: float, settings: Decoding) -> list[float]:
+def boundaries(
+    activation: numpy.ndarray | None, frame_rate: float, downbeats: numpy.ndarray, duration: float, settings: Decoding
+) -> list[float]:
     """Times of the boundaries inside a track: bars whose activation is the largest around and reaches the threshold."""
     if activation is None:
         return []
@@ -209,7 +212,7 @@ def boundaries(activation: numpy.ndarray | None, frame_rate: float, downbeats: n
     for place in numpy.flatnonzero(height >= settings.threshold):
         around = height[max(0, place - 2) : place + 3]
         first = place - max(0, place - 2)
-        if around.argmax() == first and bar < downbeats[place] < duration - bar:
+        if around.argmax() == first and 2 * bar - 0.1 < downbeats[place] < duration - 2 * bar:
             found.append(float(downbeats[place]))
     return found
 

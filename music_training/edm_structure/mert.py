@@ -78,11 +78,12 @@ def _hubert(name: str) -> nn.Module:
         raise UserError(f"backbone_model {name}: neither a folder with config.json nor reachable on the hub ({first})") from None
     for key in ("feature_extractor_cqt", "deepnorm"):
         if described.get(key):
-            raise UserError(f"backbone_model {name}: its config says {key}=true, which the built-in Hubert class does not have; use MERT-v1")
+            raise UserError(f"backbone_model {name}: its config says {key}=true, which the built-in Hubert class has not; use MERT-v1")
     rate = described.get("sample_rate", features.SAMPLE_RATE)
     if rate != features.SAMPLE_RATE:
         raise UserError(f"backbone_model {name}: works at {rate} Hz, not at {features.SAMPLE_RATE}")
-    known = {key: value for key, value in described.items() if key not in ("auto_map", "architectures", "model_type", "transformers_version")}
+    about = ("auto_map", "architectures", "model_type", "transformers_version")
+    known = {key: value for key, value in described.items() if key not in about}
     known |= {"apply_spec_augment": False, "layerdrop": 0.0}  # in training they would drop what the frame targets need
     made, report = HubertModel.from_pretrained(name, config=HubertConfig(**known), output_loading_info=True)
     lacking = [key for key in report["missing_keys"] if "masked_spec_embed" not in key]

@@ -124,5 +124,3 @@ def resolve_backbone(name: str) -> str:
     if name != "auto":
         return name
     return "mert-95m" if torch.cuda.is_available() else "cnn"
-
-

@@ -46,7 +46,9 @@ def train_stage(settings: EdmSettings, *, scope: str, description: str = "defaul
             draft.remember(run=run.name)
         outcome = train(settings, run=run, callbacks=callbacks)
         best = run / runs.CHECKPOINTS / "best"
-        return stages.Made([*sorted(best.glob("*.safetensors")), run / "config.yaml"], {"run": run.name, "best": outcome.best, "steps": outcome.step})
+        return stages.Made(
+            [*sorted(best.glob("*.safetensors")), run / "config.yaml"], {"run": run.name, "best": outcome.best, "steps": outcome.step}
+        )
 
     return stages.run("edm_structure", make, scope=scope, params=settings.model_dump(mode="json"), inputs=inputs)
 
@@ -150,8 +152,6 @@ def cross_validate(settings: EdmSettings, name: str | None = None) -> dict:
     summary = metrics.summarise(scores)
     write_evaluation(rows, summary, runs.folder() / f"{name}_fold0" / "cross_validation")
     return {"rows": rows, "summary": summary}
-
-
 
 
 def demonstration_track(settings: EdmSettings, audio_dir: str = ""):

@@ -29,9 +29,8 @@ def write_track(folder, name: str, bpm: float, artist: str, rate: int = 32000) -
         samples[low:high] += gain * numpy.sin(2 * numpy.pi * 60 * numpy.arange(len(samples[low:high])) / rate)
     soundfile.write(folder / f"{name}.wav", samples.clip(-1, 1), rate)
     sections = "\n".join(f"  - {{bar: {1 + 4 * n}, label: {label}, time: {16 * n * beat:.6f}}}" for n, label in enumerate(LABELS))
-    (folder / f"{name}.yaml").write_text(
-        f"metadata: {{artist: {artist}}}\naudio: {{file: {name}.wav, duration: {seconds:.6f}, bpm: {bpm}, downbeat: 0.0}}\nstructure:\n{sections}\n"
-    )
+    audio = f"{{file: {name}.wav, duration: {seconds:.6f}, bpm: {bpm}, downbeat: 0.0}}"
+    (folder / f"{name}.yaml").write_text(f"metadata: {{artist: {artist}}}\naudio: {audio}\nstructure:\n{sections}\n")
 
 
 @pytest.fixture

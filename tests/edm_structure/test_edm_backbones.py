@@ -59,7 +59,9 @@ def test_weights_equal_the_hubert_models(tiny_mert):
         assert torch.allclose(backbone(samples), peer(heard).last_hidden_state, atol=1e-5)
 
 
-@pytest.mark.parametrize(("key", "value", "message"), [("deepnorm", True, "deepnorm"), ("feature_extractor_cqt", True, "cqt"), ("sample_rate", 16000, "16000")])
+@pytest.mark.parametrize(
+    ("key", "value", "message"), [("deepnorm", True, "deepnorm"), ("feature_extractor_cqt", True, "cqt"), ("sample_rate", 16000, "16000")]
+)
 def test_what_hubert_cannot_express_is_refused(tiny_mert, key, value, message):
     described = json.loads((tiny_mert / "config.json").read_text())
     (tiny_mert / "config.json").write_text(json.dumps({**described, key: value}))
@@ -90,9 +92,13 @@ def test_unfreezing_bypasses_the_cache_and_moves_the_backbone(small, tiny_mert, 
 
     start = mert.load(EdmSettings(backbone="mert-95m", backbone_model=str(tiny_mert)))
     after = load_file(run / "ckpt" / "last" / "model.safetensors")
-    assert not torch.equal(after["backbone.hubert.encoder.layers.0.attention.k_proj.weight"], start.hubert.encoder.layers[0].attention.k_proj.weight)
+    assert not torch.equal(
+        after["backbone.hubert.encoder.layers.0.attention.k_proj.weight"], start.hubert.encoder.layers[0].attention.k_proj.weight
+    )
     heads = train.train(settings_of(small, tiny_mert, "freeze_backbone=true", "training.epochs=1"), run_name="heads").run
-    tuned = train.train(settings_of(small, tiny_mert, "training.epochs=1", "training.optimizer.lr=1e-5"), run_name="tuned", init_from=heads.name)
+    tuned = train.train(
+        settings_of(small, tiny_mert, "training.epochs=1", "training.optimizer.lr=1e-5"), run_name="tuned", init_from=heads.name
+    )
     assert tuned.step == 3
 
 

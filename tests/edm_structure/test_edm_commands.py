@@ -29,7 +29,9 @@ def test_train_names_the_run_after_its_backbone(small):
 
 
 def test_a_model_learns_the_little_library(small):
-    longer = config.load(EdmSettings, small.model_dump(mode="json"), ["training.epochs=60", "training.validation.epochs=60", "augmentation.share=0"])
+    longer = config.load(
+        EdmSettings, small.model_dump(mode="json"), ["training.epochs=60", "training.validation.epochs=60", "augmentation.share=0"]
+    )
     outcome = train.train(longer)
     assert outcome.metrics["val_beat_F1"] > 0.9 and outcome.metrics["val_HR.5F"] > 0.9, outcome.metrics
 
@@ -118,7 +120,11 @@ def test_annotations_from_jams_and_audio_dir(annotated, tmp_path):
 
 
 def test_all_faults_of_annotations_at_once(annotated):
-    for name, old, new in (("track0", "label: drop", "label: dorp"), ("track1", "time: 0.0", "time: -1.0"), ("track2", "track2.wav", "gone.wav")):
+    for name, old, new in (
+        ("track0", "label: drop", "label: dorp"),
+        ("track1", "time: 0.0", "time: -1.0"),
+        ("track2", "track2.wav", "gone.wav"),
+    ):
         path = annotated / f"{name}.yaml"
         path.write_text(path.read_text().replace(old, new))
     with pytest.raises(config.ConfigError) as caught:
@@ -153,7 +159,13 @@ def test_command_lines(annotated, tmp_path, capsys):
     small = ["--label", "cnn.channels=8", "cnn.layers=2", "training.logging.tensorboard=false"]
     cli.main(["train", str(annotated), "--audio-dir", str(annotated), *flags, "--beat-weight", "0.7", "--run-name", "base", *small])
     saved = config.load(EdmSettings, runs.find("base") / "config.yaml")
-    assert (saved.energy, saved.label, saved.beat_weight, saved.training.epochs, saved.training.optimizer.lr) == (False, True, 0.7, 1, 0.001)
+    assert (saved.energy, saved.label, saved.beat_weight, saved.training.epochs, saved.training.optimizer.lr) == (
+        False,
+        True,
+        0.7,
+        1,
+        0.001,
+    )
     cli.main(["train", "--resume", "base"])
     assert "1 epochs are done" in capsys.readouterr().out
     with pytest.raises(UserError, match="keeps its own settings"):

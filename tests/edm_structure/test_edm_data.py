@@ -22,7 +22,9 @@ def track(tmp_path) -> AnnotatedTrack:
         samples[place : place + 200] += 0.8
     samples[12 * rate :] += 0.1 * numpy.sin(2 * numpy.pi * 100 * numpy.arange(12 * rate) / rate).astype(numpy.float32)
     soundfile.write(tmp_path / "clicks.wav", samples, rate)
-    return AnnotatedTrack("clicks", tmp_path / "clicks.wav", "someone", SECONDS, numpy.array([0.0, 12.0]), ["intro", "drop"], beats, beats[::4])
+    return AnnotatedTrack(
+        "clicks", tmp_path / "clicks.wav", "someone", SECONDS, numpy.array([0.0, 12.0]), ["intro", "drop"], beats, beats[::4]
+    )
 
 
 def test_features_do_not_depend_on_the_blocks():
@@ -82,7 +84,9 @@ def test_labels_are_those_of_the_vocabulary():
 
 @pytest.mark.parametrize("tempo", [0.0, 0.3])
 def test_targets_move_with_the_augmentation(track, tempo):
-    settings = EdmSettings(backbone="cnn", duration=8.0, label=True, augmentation=Augmentation(share=1, tempo=tempo, pitch=0, equaliser=0, noise=0, masks=0))
+    settings = EdmSettings(
+        backbone="cnn", duration=8.0, label=True, augmentation=Augmentation(share=1, tempo=tempo, pitch=0, equaliser=0, noise=0, masks=0)
+    )
     example = Example([track], settings)
     gains = []
     for seed in range(12):
@@ -107,7 +111,9 @@ def test_the_same_random_numbers_make_the_same_crop(track):
 
 
 def test_a_track_shorter_than_the_crop_is_masked(track):
-    crop = Example([track], EdmSettings(backbone="cnn", duration=40.0, augmentation=Augmentation(share=0))).crop(0, numpy.random.default_rng(0))
+    crop = Example([track], EdmSettings(backbone="cnn", duration=40.0, augmentation=Augmentation(share=0))).crop(
+        0, numpy.random.default_rng(0)
+    )
     assert crop["mask"].sum() == len(features.of_file(track.audio)) and crop["mask"][-1] == 0
 
 

@@ -13,7 +13,9 @@ from music_training.edm_structure import metrics
 def test_segment_scores_equal_the_published_ones(real_data, number):
     folder = real_data / "mir_eval" / "segment"
     expected = json.loads((folder / f"output{number:02d}.json").read_text())
-    (reference, names), (estimate, found) = (mir_eval.io.load_labeled_intervals(str(folder / f"{kind}{number:02d}.lab")) for kind in ("ref", "est"))
+    (reference, names), (estimate, found) = (
+        mir_eval.io.load_labeled_intervals(str(folder / f"{kind}{number:02d}.lab")) for kind in ("ref", "est")
+    )
     # the published figures are of intervals that were aligned first, as the published evaluation does
     reference, names = mir_eval.util.adjust_intervals(reference, names, t_min=0.0)
     estimate, found = mir_eval.util.adjust_intervals(estimate, found, t_min=0.0, t_max=reference.max())
