@@ -17,7 +17,13 @@ SLOWEST, FASTEST, PREFERRED = 70.0, 200.0, 130.0  # bpm
 SHORTEST = 20.0  # seconds that a grid of its own must last
 SILENT, ECHO = 0.2, 0.6  # of the median beat: fainter ones at a grid's beginning, or its end, are left out
 TRIMMED = 8  # at most so many
-EVIDENCE = {"beat": 1.0, "bass": 1.0, "downbeat": 1.0}  # what tells beats from off-beats, and how much it counts
+EVIDENCE = (  # what tells beats from off-beats: the line, its weight, and whether its strongest tenth or its mean counts
+    ("beat", 0.5, False),
+    ("downbeat", 0.5, False),
+    ("bass", 1.0, False),  # kicks
+    ("bass", 1.0, True),
+    ("mid", 1.0, True),  # snares and claps
+)
 BETTER = 0.1  # by how much the mean activation on beats must rise for a split
 
 
@@ -52,7 +58,7 @@ class Structure:
 def decode(activations: dict[str, numpy.ndarray], frame_rate: float, duration: float, settings: Decoding | None = None) -> Structure:
     """Structure from activations in [0, 1]: ``beat``, ``downbeat``, ``boundary`` ``[T]``, ``energy`` ``[T, 3]``, ``label`` ``[T, 5]``.
 
-    Every one may be missing; ``bass`` ``[T]``, the onsets of the low band, helps to tell beats from off-beats.
+    Every one may be missing; ``bass`` and ``mid`` ``[T]``, onsets in two bands, help to tell beats from off-beats.
     """
     settings = settings or Decoding()
     grids = beat_grids(activations, frame_rate) if "beat" in activations else []
@@ -73,7 +79,7 @@ def decode(activations: dict[str, numpy.ndarray], frame_rate: float, duration: f
 
 def beat_grids(activations: dict[str, numpy.ndarray], frame_rate: float) -> list[numpy.ndarray]:
     """Beat times ``[n]`` of each stretch of constant tempo, in order."""
-    lines = {name: numpy.asarray(activations[name], numpy.float32) for name in EVIDENCE if name in activations}
+    lines = {name: numpy.asarray(activations[name], numpy.float32) for name, *_ in EVIDENCE if name in activations}
     times, _ = _split(lines, frame_rate, *_grid(lines, frame_rate))
     kept: list[numpy.ndarray] = []
     for grid in times:
@@ -101,9 +107,9 @@ def _split(lines: dict[str, numpy.ndarray], frame_rate: float, grid: numpy.ndarr
 
 
 def _same_tempo(one: numpy.ndarray, other: numpy.ndarray) -> bool:
-    """Whether two grids have one tempo, within half a percent."""
+    """Whether two grids have one tempo, within half a percent; its double and its half count as the same."""
     periods = [(grid[-1] - grid[0]) / (len(grid) - 1) for grid in (one, other) if len(grid) > 1]
-    return len(periods) < 2 or abs(periods[0] / periods[1] - 1) < 0.005
+    return len(periods) < 2 or any(abs(periods[0] / periods[1] / ratio - 1) < 0.005 for ratio in (0.5, 1, 2))
 
 
 def _grid(lines: dict[str, numpy.ndarray], frame_rate: float) -> tuple[numpy.ndarray, float]:
@@ -120,11 +126,11 @@ def _grid(lines: dict[str, numpy.ndarray], frame_rate: float) -> tuple[numpy.nda
     fits = peaks[places].mean(1) + 0.5 * activation[places].mean(1)
     best = int(fits.argmax())
     half = (best + 40) % 80
-    if fits[half] > 0.5 * fits[best]:  # both could be beats: what else sounds there decides
+    if fits[half] > 0.2 * fits[best]:  # both could be beats: what else sounds there decides
         shares = []
-        for name, weight in EVIDENCE.items():
+        for name, weight, strongest in EVIDENCE:
             if name in lines:
-                one, other = (_mean_peak(lines[name], places[place]) for place in (best, half))
+                one, other = (_strength(lines[name], places[place], strongest) for place in (best, half))
                 shares.append(weight * (one / max(one + other, 1e-9) - 0.5))
         best = best if sum(shares) >= 0 else half
     # a last fine fit of phase and period: regress the peaks near the grid on their numbers
@@ -153,12 +159,15 @@ def _tempo(activation: numpy.ndarray, frame_rate: float) -> float:
     slower = best // 2 + numpy.arange(-1, 2)  # pulses at half the tempo have this line too
     if slower[0] * step * 60 >= SLOWEST and spectrum[slower].max() > 0.7 * spectrum[best]:
         best = int(slower[spectrum[slower].argmax()])
-    return best * step
+    # where the activation changes between beats and off-beats, its line at the tempo is torn apart, that at twice the tempo is not
+    twice = numpy.arange(int(1.96 * best), int(2.04 * best) + 1)
+    return float(twice[spectrum[twice].argmax()]) / 2 * step
 
 
-def _mean_peak(line: numpy.ndarray, places: numpy.ndarray) -> float:
-    """Mean over ``places`` of the largest value within a frame."""
-    return float(numpy.max([line[(places + shift).clip(0, len(line) - 1)] for shift in (-1, 0, 1)], 0).mean())
+def _strength(line: numpy.ndarray, places: numpy.ndarray, strongest: bool) -> float:
+    """The largest values of a line within a frame of ``places``: their mean, or what the strongest tenth of them reach."""
+    peaks = numpy.max([line[(places + shift).clip(0, len(line) - 1)] for shift in (-1, 0, 1)], 0)
+    return float(numpy.percentile(peaks, 90) if strongest else peaks.mean())
 
 
 def _refine(activation, expected, numbers, start: float, period: float) -> tuple[float, float]:

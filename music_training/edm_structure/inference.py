@@ -20,6 +20,7 @@ from . import decoding, features
 from .config import EdmSettings
 
 SECONDS, OVERLAP = 60.0, 12.0  # of a window; at each inner edge the overlap's half is not used
+MIDDLE = slice(8, 24)  # mel bands of 370 to 1,330 Hz
 
 
 @dataclass
@@ -118,8 +119,9 @@ def _forward(predictor: Predictor, window: numpy.ndarray) -> dict[str, numpy.nda
         value = value[0].float()
         found[name] = (value if name == "energy" else value.softmax(1) if name == "label" else value.sigmoid()).cpu().numpy()
     if inputs.ndim == 2:
-        bass = numpy.exp(inputs[:, features.MELS].numpy())  # onsets of the lowest band
-        found["bass"] = numpy.maximum(numpy.diff(bass, prepend=bass[:1]), 0).astype(numpy.float32)
+        magnitude = numpy.exp(inputs.numpy())
+        for name, band in (("bass", magnitude[:, features.MELS : features.MELS + 1]), ("mid", magnitude[:, MIDDLE])):
+            found[name] = numpy.maximum(numpy.diff(band, axis=0, prepend=band[:1]), 0).sum(1)
     return found
 
 
