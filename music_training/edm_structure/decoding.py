@@ -18,12 +18,14 @@ SHORTEST = 20.0  # seconds that a grid of its own must last
 SILENT, ECHO = 0.2, 0.6  # of the median beat: fainter ones at a grid's beginning, or its end, are left out
 TRIMMED = 8  # at most so many
 EVIDENCE = (  # what tells beats from off-beats: the line, its weight, and whether its strongest tenth or its mean counts
-    ("beat", 0.5, False),
+    ("beat", 1.0, False),
     ("downbeat", 0.5, False),
-    ("bass", 1.0, False),  # kicks
-    ("bass", 1.0, True),
-    ("mid", 1.0, True),  # snares and claps
+    ("bass", 0.25, False),  # kicks
+    ("bass", 0.25, True),
+    ("mid", 0.5, True),  # snares and claps
 )
+LINES = ("beat", "downbeat", "boundary", "bass", "mid", "spectrum")
+NOVELTY_WEIGHT = 40.0  # of the change of sound at boundaries, whose ratios are near 1
 BETTER = 0.1  # by how much the mean activation on beats must rise for a split
 
 
@@ -58,7 +60,8 @@ class Structure:
 def decode(activations: dict[str, numpy.ndarray], frame_rate: float, duration: float, settings: Decoding | None = None) -> Structure:
     """Structure from activations in [0, 1]: ``beat``, ``downbeat``, ``boundary`` ``[T]``, ``energy`` ``[T, 3]``, ``label`` ``[T, 5]``.
 
-    Every one may be missing; ``bass`` and ``mid`` ``[T]``, onsets in two bands, help to tell beats from off-beats.
+    Every one may be missing; ``bass`` and ``mid`` ``[T]``, onsets in two bands, and the log
+    ``spectrum`` ``[T, n]`` help to tell beats from off-beats.
     """
     settings = settings or Decoding()
     grids = beat_grids(activations, frame_rate) if "beat" in activations else []
@@ -79,7 +82,7 @@ def decode(activations: dict[str, numpy.ndarray], frame_rate: float, duration: f
 
 def beat_grids(activations: dict[str, numpy.ndarray], frame_rate: float) -> list[numpy.ndarray]:
     """Beat times ``[n]`` of each stretch of constant tempo, in order."""
-    lines = {name: numpy.asarray(activations[name], numpy.float32) for name, *_ in EVIDENCE if name in activations}
+    lines = {name: numpy.asarray(activations[name], numpy.float32) for name in LINES if name in activations}
     times, _ = _split(lines, frame_rate, *_grid(lines, frame_rate))
     kept: list[numpy.ndarray] = []
     for grid in times:
@@ -126,12 +129,15 @@ def _grid(lines: dict[str, numpy.ndarray], frame_rate: float) -> tuple[numpy.nda
     fits = peaks[places].mean(1) + 0.5 * activation[places].mean(1)
     best = int(fits.argmax())
     half = (best + 40) % 80
-    if fits[half] > 0.2 * fits[best]:  # both could be beats: what else sounds there decides
+    if fits[half] > 0.4 * fits[best]:  # both could be beats: what else sounds there decides
         shares = []
         for name, weight, strongest in EVIDENCE:
             if name in lines:
                 one, other = (_strength(lines[name], places[place], strongest) for place in (best, half))
-                shares.append(weight * (one / max(one + other, 1e-9) - 0.5))
+                shares.append(weight * _log_ratio(one, other))
+        if "spectrum" in lines and "boundary" in lines:
+            one, other = (_novelty_on(lines, frame_rate, offsets[place], period) for place in (best, half))
+            shares.append(NOVELTY_WEIGHT * _log_ratio(one, other))
         best = best if sum(shares) >= 0 else half
     # a last fine fit of phase and period: regress the peaks near the grid on their numbers
     numbers = numpy.arange(-1, int((len(activation) - 1 - offsets[best]) / period) + 1)
@@ -168,6 +174,26 @@ def _strength(line: numpy.ndarray, places: numpy.ndarray, strongest: bool) -> fl
     """The largest values of a line within a frame of ``places``: their mean, or what the strongest tenth of them reach."""
     peaks = numpy.max([line[(places + shift).clip(0, len(line) - 1)] for shift in (-1, 0, 1)], 0)
     return float(numpy.percentile(peaks, 90) if strongest else peaks.mean())
+
+
+def _log_ratio(one: float, other: float) -> float:
+    """By how much one exceeds the other, at most a factor of 10 either way."""
+    return float(numpy.clip(numpy.log((one + 1e-9) / (other + 1e-9)), -2.3, 2.3))
+
+
+def _novelty_on(lines: dict[str, numpy.ndarray], frame_rate: float, start: float, period: float) -> float:
+    """How much the sound changes on beats near the boundaries: the spectrum's mean over a bar before and after, which no rhythm within
+    the bar disturbs. A section begins on a beat, so that the true grid has the larger changes."""
+    spectrum = numpy.pad(numpy.cumsum(lines["spectrum"], 0, dtype=numpy.float64), ((1, 0), (0, 0)))
+    bar, total = round(4 * period), 0.0
+    for time in _peaks(lines["boundary"], frame_rate, len(lines["boundary"]) / frame_rate, 0.2):
+        beats = start + period * (round((time * frame_rate - start) / period) + numpy.arange(-3, 4))
+        places = beats.round().astype(int)
+        places = places[(places >= bar) & (places + bar < len(spectrum))]
+        if len(places):
+            change = spectrum[places + bar] - 2 * spectrum[places] + spectrum[places - bar]
+            total += float(numpy.abs(change).mean(1).max())
+    return total
 
 
 def _refine(activation, expected, numbers, start: float, period: float) -> tuple[float, float]:

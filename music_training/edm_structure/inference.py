@@ -122,6 +122,8 @@ def _forward(predictor: Predictor, window: numpy.ndarray) -> dict[str, numpy.nda
         magnitude = numpy.exp(inputs.numpy())
         for name, band in (("bass", magnitude[:, features.MELS : features.MELS + 1]), ("mid", magnitude[:, MIDDLE])):
             found[name] = numpy.maximum(numpy.diff(band, axis=0, prepend=band[:1]), 0).sum(1)
+        mel = inputs[:, : features.MELS].clamp(min=-8.0)
+        found["spectrum"] = mel.reshape(len(mel), 16, -1).mean(2).half().numpy()
     return found
 
 
