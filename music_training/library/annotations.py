@@ -32,13 +32,17 @@ JAMS_VERSION = "0.3.4"
 
 
 class Metadata(Settings):
-    """How far an annotation can be trusted: ``tier`` 1 is checked by a person, ``source`` the set that it comes from."""
+    """How far an annotation can be trusted: ``tier`` 1 is checked by a person, ``source`` the set that it comes from.
+
+    ``synthetic`` marks the annotation of composed audio.
+    """
 
     tier: int = Field(1, ge=1, le=5)
     confidence: float = Field(1.0, ge=0, le=1)
     source: str = ""
     title: str = ""
     artist: str = ""
+    synthetic: bool = False
 
 
 class Audio(Settings):
