@@ -6,6 +6,7 @@ the codec that it was trained on (``compression_model_checkpoint``), relative to
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,10 @@ def load_codec(reference: Path | str, device: str = "cpu") -> CompressionModel:
     folder = files.absolute(text)
     if not text.startswith("//pretrained/") and folder.exists():
         if folder.is_file():
-            return CompressionModel.get_pretrained(str(folder), device)
+            try:
+                return CompressionModel.get_pretrained(str(folder), device)
+            except pickle.UnpicklingError:  # anything but tensors and plain values is refused, not run
+                raise UserError(f"{folder}: not an exported codec, or one that holds objects; such a file is not opened") from None
         config = read_config(folder)
         config.device = device
         return _with_weights(builders.get_compression_model(config), folder, device)
