@@ -68,8 +68,8 @@ from music_training.musicgen.train import compose
 torch.manual_seed(0)
 codec = compose(["model=codec_tiny", "device=cpu"])
 save_weights(files.outputs_root() / "codec", builders.get_compression_model(codec).state_dict(), codec)
-spoken = ["device=cpu", "solver=musicgen", "model=lm_tiny", "conditioner=lut", "dataset.segment_duration=2", "compression_model_checkpoint=codec"]
-speaker = compose(spoken)
+overrides = ["solver=musicgen", "model=lm_tiny", "conditioner=lut", "compression_model_checkpoint=codec"]
+speaker = compose([*overrides, "device=cpu", "dataset.segment_duration=2"])
 save_weights(files.outputs_root() / "lm", builders.get_lm_model(speaker).state_dict(), speaker)
 
 from tokenizers import Tokenizer, models, pre_tokenizers
