@@ -82,7 +82,7 @@ def read_json(path: Path | str) -> Any:
     """Parse a JSON file; None where it is missing or was not written by :func:`write_json` (unreadable)."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
         return None
 
 
