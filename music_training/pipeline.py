@@ -18,11 +18,8 @@ BOXES = {
     "MusicGen": (3, 1.0, "05"),
     "listening\npage": (4, 1.0, "10"),
     "EDM structure": (1, 0.0, "06"),
-    "LoRA Demucs": (2, 0.0, "07"),
-    "emotion bridges": (3, 0.0, "08"),
-    "diarization": (4, 0.0, "09"),
 }
-ARROWS = [(0, 1), (1, 2), (2, 3), (3, 4), (0, 5), (0, 6), (0, 7), (0, 8)]
+ARROWS = [(0, 1), (1, 2), (2, 3), (3, 4), (0, 5)]
 
 
 def table(profile: str, audio_dir: str = "") -> pandas.DataFrame:
