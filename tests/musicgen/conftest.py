@@ -47,7 +47,7 @@ TINY = [
 @pytest.fixture(scope="session")
 def codec_overrides() -> list[str]:
     """Hydra overrides of a codec that trains in seconds."""
-    return ["model=codec_tiny", "adversarial.adversaries=[]", "optim.ema.decay=0.9", *TINY]
+    return ["model=codec_tiny", "adversarial.adversaries=[]", "optim.ema.decay=0.9", "quantize_after=8", *TINY]
 
 
 @pytest.fixture(scope="session")
