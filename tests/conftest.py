@@ -1,11 +1,17 @@
 """Shared fixtures: a private outputs folder for every test, and the real data where it is present."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from music_training import files
+
+
+# A shell starts its background jobs with SIGINT ignored, and their children inherit that: the tests that send one to
+# a child need it to arrive.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

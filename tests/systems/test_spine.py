@@ -64,7 +64,7 @@ def test_the_run_ends_with_a_page_whose_players_play(spine):
     paths = Players(page).paths
     assert len(paths) >= 8 and all(path.is_file() and path.stat().st_size > 1000 for path in paths)
     assert any(path.parent.name == "epoch_3" for path in paths) and any(path.parent.name == "reconstruction" for path in paths)
-    assert set(run_folders(spine.outputs)) == {"codec", "musicgen"}
+    assert set(run_folders(spine.outputs)) == {"codec", "musicgen", "cnn"}
     assert temporary_names(spine.outputs) == []
 
 
@@ -178,7 +178,7 @@ def test_ten_kills_leave_what_an_undisturbed_run_leaves(spine, tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert contents(outputs, *DATA) == contents(spine.outputs, *DATA)
     mine, undisturbed = run_folders(outputs), run_folders(spine.outputs)
-    assert set(mine) == {"codec", "musicgen"}
+    assert set(mine) == {"codec", "musicgen", "cnn"}
     for system, run in mine.items():
         weights = Path("ckpt") / "best" / "model.safetensors"
         assert files.digest(run / weights) == files.digest(undisturbed[system] / weights), system
