@@ -265,7 +265,7 @@ def _check_room(folder: Path, tracks: Iterable[catalogue.Track], settings: Segme
     there = sum(1 for _ in (folder / "audio").glob("*/*")) if (folder / "audio").is_dir() else 0
     free = shutil.disk_usage(folder).free + there / 2 * settings.segment_seconds * settings.sample_rate * 2
     if needed > free:
-        raise UserError(f"{folder}: {seconds / 3600:.1f} h of segments take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room")
+        raise UserError(f"{folder}: {seconds / 3600:.3g} h of segments take {needed / 1e9:.3f} GB, {free / 1e9:.3f} GB are free; make room")
     inodes, entries = os.statvfs(folder), 2 * seconds / settings.segment_seconds - there
     if inodes.f_files and entries > inodes.f_favail:
         raise UserError(f"{folder}: {entries:.0f} files are needed, the file system has room for {inodes.f_favail}; make room")
