@@ -8,7 +8,6 @@ import pytest
 
 from music_training import files
 
-
 # A shell starts its background jobs with SIGINT ignored, and their children inherit that: the tests that send one to
 # a child need it to arrive.
 signal.signal(signal.SIGINT, signal.default_int_handler)
