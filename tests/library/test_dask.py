@@ -81,3 +81,27 @@ def test_a_killed_worker_loses_nothing(cluster):
     client.close()
     with pytest.raises(UserError, match="run it again"):
         list(parallel.map_dask(_die, [1], address))
+
+
+@pytest.mark.long
+def test_segments_are_the_same_bytes_when_a_worker_is_killed_on_the_way(cluster):
+    make_catalogue(40)
+    settings = segments.SegmentSettings(segment_seconds=5, workers=1)
+    segments.segment("d", "s", settings)
+    folder = files.outputs_root() / "segments"
+    here = tree(folder)
+    client = distributed.Client(cluster.scheduler_address, set_as_default=False)
+    victim = next(iter(client.run(os.getpid).values()))
+    client.close()
+
+    def kill():
+        while sum(path.suffix == ".wav" for path in (folder / "d" / ".staging.tmp").glob("*")) == 0:
+            time.sleep(0.001)
+        os.kill(victim, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    segments.segment("d", "s", settings, cluster.scheduler_address, force=True)
+    killer.join(timeout=60)
+    assert not killer.is_alive()
+    assert tree(folder) == here
