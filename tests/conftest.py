@@ -27,4 +27,4 @@ def real_data() -> Path:
     folder = Path(os.environ.get("REAL_DATA_DIR") or files.REPOSITORY.parent / "shared" / "real")
     if not folder.is_dir():
         pytest.skip(f"real data not found at {folder}; set REAL_DATA_DIR")
-    return folder
+    return folder.resolve()
