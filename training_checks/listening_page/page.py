@@ -23,7 +23,8 @@ table { border-collapse: collapse; } th, td { border-bottom: 1px solid var(--lin
 th[scope=row] { font-weight: 600; max-width: 16rem; vertical-align: top; }
 audio { display: block; height: 2.2rem; min-width: 13rem; width: 16rem; }
 img { height: auto; max-width: 100%; }
-@media (max-width: 40rem) { thead { display: none; } tr { display: block; } th, td { display: block; border: 0; } audio { width: 100%; } }
+@media (max-width: 40rem) { thead { display: none; } tr { display: block; } th, td { display: block; border: 0; } audio { width: 100%; }
+  td::before { content: attr(data-column); font-size: .85rem; } }
 """
 
 
@@ -73,7 +74,7 @@ def _run(run: str, items: list[tuple[Path, Card]], samples: Path) -> str:
             texts.setdefault(clip.name, clip.text)
             cells.setdefault(clip.name, {})[_column(one, clip)] = _player(folder, one, clip, samples)
     head = "".join(f"<th scope=col>{escape(column)}</th>" for column in columns)
-    rows = "".join(_row(name, texts[name], [row.get(column, "") for column in columns]) for name, row in cells.items())
+    rows = "".join(_row(name, texts[name], {column: row.get(column, "") for column in columns}) for name, row in cells.items())
     pictures = "".join(
         f'<figure><img loading="lazy" src="{_link(folder / picture.path, samples)}" alt="{escape(picture.caption)}">'
         f"<figcaption class=about>{escape(picture.caption)}</figcaption></figure>"
@@ -88,8 +89,9 @@ def _run(run: str, items: list[tuple[Path, Card]], samples: Path) -> str:
     )
 
 
-def _row(name: str, text: str, players: list[str]) -> str:
-    return f"<tr><th scope=row>{escape(name)}{_quiet(text)}</th>{''.join(f'<td>{player}</td>' for player in players)}</tr>\n"
+def _row(name: str, text: str, players: dict[str, str]) -> str:
+    cells = "".join(f'<td data-column="{escape(column)}">{player}</td>' for column, player in players.items())
+    return f"<tr><th scope=row>{escape(name)}{_quiet(text)}</th>{cells}</tr>\n"
 
 
 def _column(card: Card, clip: Clip) -> str:
