@@ -109,7 +109,9 @@ def test_a_reader_beside_a_writer_sees_whole_files(tmp_path):
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        texts = {target.read_text() for _ in range(300)}
+        texts, deadline = set(), time.monotonic() + 30
+        while len(texts) < 2 and time.monotonic() < deadline:  # the writer may be slow to begin
+            texts.update(target.read_text() for _ in range(300))
     finally:
         stop.set()
         thread.join()
