@@ -144,19 +144,6 @@ def leakage(egs: Path | str) -> dict[str, list[str]]:
     return {f"{key}s": sorted(value for value, splits in values.items() if len(splits) > 1) for key, values in found.items()}
 
 
-def absolute_copy(egs: Path | str, target: Path | str) -> Path:
-    """Write the manifests of ``egs`` (a folder, or a data set's name) to ``target`` with absolute paths; returns it.
-
-    AudioCraft takes relative paths from the working directory. The copy belongs to one place and one use.
-    """
-    source, target = egs_of(egs) if isinstance(egs, str) and not Path(egs).is_absolute() else Path(egs), Path(target)
-    for manifest in sorted(source.glob("*/data.jsonl")):
-        lines = [{**row, "path": str(files.absolute(row["path"]))} for row in read_lines(manifest)]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        files.write_text(target / manifest.parent.name / "data.jsonl", text)
-    return target
-
-
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read a file of JSON lines; UserError where there is none."""
     if not path.is_file():

@@ -117,7 +117,7 @@ def test_everything_can_be_moved(library, tmp_path, monkeypatch):
     assert library.segment().skipped and library.build().skipped
 
 
-def test_audiocraft_reads_the_manifests_and_a_batch(library, tmp_path):
+def test_audiocraft_reads_the_manifests_and_a_batch(library, monkeypatch):
     compat = pytest.importorskip("music_training.musicgen.audiocraft_compat")
     compat.install()
     audio_dataset = pytest.importorskip("audiocraft.data.audio_dataset")
@@ -126,8 +126,8 @@ def test_audiocraft_reads_the_manifests_and_a_batch(library, tmp_path):
     (library.folder / "artist 0/track 0.json").write_text('{"moods": ["calm"], "key": "A minor", "bpm": 120}')
     library.segment()
     library.build()
-    target = manifests.absolute_copy(library.dataset, tmp_path / "egs")
-    meta = audio_dataset.load_audio_meta(target / "train" / "data.jsonl")
+    monkeypatch.chdir(files.outputs_root())  # as training does: the paths in a manifest start there
+    meta = audio_dataset.load_audio_meta(manifests.egs_of(library.dataset) / "train" / "data.jsonl")
     data = music_dataset.MusicDataset(meta, segment_duration=1.0, sample_rate=32000, channels=1, num_samples=4, min_segment_ratio=1.0)
     wavs, infos = data.collater([data[index] for index in range(4)])
     assert wavs.shape == (4, 1, 32000) and wavs.abs().max() > 0.05
