@@ -10,6 +10,8 @@ import errno
 import sys
 from collections.abc import Callable
 
+INTERRUPTED = 75  # EX_TEMPFAIL, of a training that SIGTERM stopped at a checkpoint: the same command goes on from there
+
 
 class UserError(ValueError):
     """Something outside the program has to change; the message says what happened, the value and what to do."""

@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import INTERRUPTED, UserError
 from .config import Training
-
-INTERRUPTED = 75  # EX_TEMPFAIL: the same command may be tried again
 
 
 class Interrupted(SystemExit):

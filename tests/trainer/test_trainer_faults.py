@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from music_training import files, runs
-from music_training.errors import UserError
+from music_training.errors import INTERRUPTED, UserError
 from music_training.trainer import checkpoints, processes
 
 TOY = Path(__file__).with_name("toy.py")
@@ -61,7 +61,7 @@ def test_a_kill_in_the_middle_of_an_update_changes_nothing():
 
 def test_sigterm_writes_a_checkpoint_and_exits_with_75():
     stopped = toy("stopped", check=False, TOY_TERM_AT=5)
-    assert stopped.returncode == processes.INTERRUPTED == 75
+    assert stopped.returncode == INTERRUPTED == 75
     run = runs.find("stopped")
     assert files.read_json(run / "ckpt" / "last" / "checkpoint.json")["step"] == 5
     assert runs.read_metadata(run)["status"] == "interrupted"
