@@ -13,6 +13,17 @@ from collections.abc import Callable
 INTERRUPTED = 75  # EX_TEMPFAIL, of a training that SIGTERM stopped at a checkpoint: the same command goes on from there
 
 
+class Interrupted(SystemExit):
+    """A training that was asked to stop (SIGTERM) and has written its checkpoint; a process that it ends exits with 75."""
+
+    def __init__(self, message: str):
+        super().__init__(INTERRUPTED)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class UserError(ValueError):
     """Something outside the program has to change; the message says what happened, the value and what to do."""
 
@@ -22,7 +33,8 @@ class UserError(ValueError):
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Run ``main`` as a process: exit 0, or what it returns; 2 with one line for a person's mistake; 130 on Ctrl-C."""
+    """Run ``main`` as a process: exit 0, or what it returns; 2 with one line for a person's mistake; 75 where a
+    training was asked to stop and can be continued; 130 on Ctrl-C."""
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -37,6 +49,9 @@ def run_command(main: Callable[[], int | None]) -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         code = _complain(f"{error.filename or 'the output folder'}: the disk is full; free some space and run the same command again")
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        code = INTERRUPTED
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         code = 130

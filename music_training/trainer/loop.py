@@ -21,11 +21,12 @@ import torch
 from accelerate.utils import send_to_device
 
 from .. import runs
+from ..errors import Interrupted
 from . import callbacks as hooks
 from . import checkpoints, optimizers
 from .averaging import Averaged
 from .config import Training
-from .processes import Interrupted, accelerator, same_everywhere
+from .processes import accelerator, same_everywhere
 from .system import Batches, System
 from .trackers import Trackers
 

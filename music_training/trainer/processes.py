@@ -8,19 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import INTERRUPTED, UserError
+from ..errors import UserError
 from .config import Training
-
-
-class Interrupted(SystemExit):
-    """A training that was asked to stop and has written its checkpoint; a process that it ends exits with 75."""
-
-    def __init__(self, message: str):
-        super().__init__(INTERRUPTED)
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
 
 
 def precision(wanted: bool | str) -> str:
