@@ -12,6 +12,7 @@
     python runpod_ssh_sync.py shell my-pod
     python runpod_ssh_sync.py tunnel my-pod       # JupyterLab on localhost:8888, TensorBoard on localhost:6006
     python runpod_ssh_sync.py forget-host my-pod  # after a pod was recreated and has a new host key
+    python runpod_ssh_sync.py stop my-pod         # end the rent of its GPU; its volume stays (on a pod: stop $RUNPOD_POD_ID)
 
 A pod is named as in the console, by the alias that `list` shows, by its id or by `runpod-<id>`.
 
@@ -257,7 +258,7 @@ class Server:
     def pods(self) -> list[Pod]:
         """All pods of the account, from the newest interface that the server has; raises ``Failure``."""
         v1 = DEFAULT_SERVER_V1 if self.base == DEFAULT_SERVER else self.base
-        for url, body in ((self.base + "/v2/pods", None), (v1 + "/v1/pods", None), (self.base + "/graphql", _GRAPHQL)):
+        for url, body in ((self.base + "/v2/pods", None), (v1 + "/v1/pods", None), (self.base + "/graphql", {"query": _GRAPHQL})):
             document = self._ask(url, body)
             if document is not _NOT_THERE:
                 self.answered_by = url
@@ -270,13 +271,26 @@ class Server:
         if self.answered_by == url:
             return False
         try:
-            document = self._ask(url, _GRAPHQL)
+            document = self._ask(url, {"query": _GRAPHQL})
             return document is not _NOT_THERE and parse_pods(document) == []
         except Failure:
             return False
 
-    def _ask(self, url: str, query: str | None) -> object:
-        body = None if query is None else json.dumps({"query": query}).encode()
+    def stop(self, id: str) -> None:
+        """Stop a pod, through the newest interface that the server has; raises ``Failure``."""
+        v1 = DEFAULT_SERVER_V1 if self.base == DEFAULT_SERVER else self.base
+        query = f'mutation {{ podStop(input: {{podId: "{id}"}}) {{ id desiredStatus }} }}'
+        ways = [(f"{self.base}/v2/pods/{id}/action", {"action": "stop"}), (f"{v1}/v1/pods/{id}/stop", {})]
+        for url, body in [*ways, (self.base + "/graphql", {"query": query})]:
+            document = self._ask(url, body)
+            if document is not _NOT_THERE:
+                if _member(document, "errors"):
+                    raise Failure(f"{self.name}: the server's answer to stopping {id} reports an error")
+                return
+        raise Failure(f"{self.name}: pod {id} is not known there, or the server cannot stop pods")
+
+    def _ask(self, url: str, document: dict | None) -> object:
+        body = None if document is None else json.dumps(document).encode()
         headers = {**self._headers, "Content-Type": "application/json"} if body else self._headers
         deadline = time.monotonic() + self.timeout
         try:
@@ -288,7 +302,7 @@ class Server:
                         raise Failure(f"{self.name}: the answer is over {LARGEST_ANSWER // 2**20} MiB long")
                     if time.monotonic() > deadline:
                         raise TimeoutError
-            return json.loads(content)
+            return json.loads(content) if content or document is None else {}
         except urllib.error.HTTPError as error:
             error.close()
             if error.code in (404, 405, 410, 501):
@@ -589,12 +603,16 @@ def wanted_pods(before: list[Pod], args: argparse.Namespace) -> tuple[list[Pod],
         if not table:
             raise Mistake("no API key: set RUNPOD_API_KEY, or put the key in ~/.runpod/api_key and chmod 600 it")
         return known + table, ["no API key: only the hosts table was read"] if known else []
-    server = Server(os.environ.get("RUNPOD_API_URL") or DEFAULT_SERVER, key, args.timeout)
+    server = open_server(key, args)
     pods = server.pods()
     if known and not pods and not getattr(args, "prune", False) and not server.confirms_empty():
         note = f"{server.name} lists no pods and a second interface does not confirm it: {len(known)} stay; drop them with: config --prune"
         return known + table, [note]
     return pods + table, []
+
+
+def open_server(key: str, args: argparse.Namespace) -> Server:
+    return Server(os.environ.get("RUNPOD_API_URL") or DEFAULT_SERVER, key, args.timeout)
 
 
 def hosts_table(args: argparse.Namespace) -> list[Pod]:
@@ -773,6 +791,21 @@ def command_forget_host(args: argparse.Namespace) -> int:
 
 
 # Commands on a pod
+
+
+def command_stop(args: argparse.Namespace) -> int:
+    """A pod that names itself (its own $RUNPOD_POD_ID) is stopped without a look at the list, and writes nothing."""
+    key, id = read_key(args.key_file), args.pod
+    if not key:
+        raise Mistake("no API key: set RUNPOD_API_KEY, or put the key in ~/.runpod/api_key and chmod 600 it")
+    server = open_server(key, args)
+    if id != os.environ.get("RUNPOD_POD_ID") or not _ID.fullmatch(id):
+        pod = find_pod(id, find_place(args.ssh_config), server.pods())[1]
+        id = pod.id
+    print(f"{'would stop' if args.dry_run else 'stopping'} pod {id} through {server.name}", flush=True)
+    if not args.dry_run:
+        server.stop(id)
+    return 0
 
 
 def find_pod(name: str, place: Place, pods: list[Pod]) -> tuple[str, Pod]:
@@ -1060,6 +1093,9 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--folder", metavar="DIR", help=f"where to run it, for example {REMOTE_CODE}")
     command.add_argument("command", nargs="+", metavar="COMMAND", help="quoted, or after --")
     on_pod("forget-host", command_forget_host, "forget a pod's host key, after the pod was recreated")
+    command = add("stop", command_stop, "stop a pod: the rent of its GPU ends, its volume stays")
+    command.add_argument("pod", help="name, alias or id")
+    command.add_argument("--dry-run", action="store_true", help="say what would be stopped, ask for nothing")
     return parser
 
 

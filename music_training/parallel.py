@@ -66,11 +66,11 @@ def map_processes(function: Callable[[T], R], items: Iterable[T], workers: int) 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when process ``parent``, which started it, ends (Linux; nothing elsewhere)."""
+def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when process ``parent``, which started it, ends (Linux; nothing elsewhere)."""
     if sys.platform.startswith("linux"):
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, number)
         if os.getppid() != parent:  # it ended before the call above
             os._exit(1)
 

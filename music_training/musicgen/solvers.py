@@ -22,7 +22,7 @@ from audiocraft.solvers.musicgen import MusicGenSolver
 from audiocraft.utils.utils import get_dataset_from_loader
 from omegaconf import DictConfig
 
-from .. import runs
+from .. import heartbeat, runs
 from .codebooks import revive, start_codebooks, unquantised
 from .models import save_weights
 
@@ -34,6 +34,7 @@ class RunFolderSolver:
         super().__init__(cfg)
         self.step = 0
         self._rows: runs.Metrics | None = None
+        self._heart = heartbeat.Heartbeat(self.folder)
         self._clock = time.monotonic()
 
     # Where files lie
@@ -63,9 +64,12 @@ class RunFolderSolver:
             self.commit()
         if self._rows:
             self._rows.close()
+            self._heart.end()
 
     def run_step(self, idx: int, batch: Any, metrics: dict) -> dict:
         metrics = super().run_step(idx, batch, metrics)
+        if self._rows:
+            self._heart.beat(self.step)
         if self.is_training:
             self.step += 1
             if self.step % self.cfg.logging.every == 0:

@@ -20,7 +20,7 @@ import numpy
 import torch
 from accelerate.utils import send_to_device
 
-from .. import runs
+from .. import heartbeat, runs
 from ..errors import Interrupted
 from . import callbacks as hooks
 from . import checkpoints, optimizers
@@ -117,10 +117,13 @@ class Trainer:
             self._call("on_train_start")
             stack.callback(self._call, "on_train_end")
             self._note("running")
+            self._heart = heartbeat.Heartbeat(self.run)
             try:
                 while not self.reason:
                     self._run_epoch()
                 status = "finished"
+                if self.is_main:
+                    self._heart.end()
             finally:
                 self._note(status)
         self.model = self.system.model = self.accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
@@ -137,6 +140,8 @@ class Trainer:
             self.step += 1
             self._counted += sum(len(batch) for batch in self._plan[self.position : self.position + used])
             self.position += used
+            if self.is_main:
+                self._heart.beat(self.step)
             self._call("on_step_end", self.step, losses)
             if self.step % settings.logging.interval == 0:
                 self._log()

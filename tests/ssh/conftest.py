@@ -18,7 +18,7 @@ def api():
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             state.seen.append((self.command, self.path, self.headers.get("Authorization")))
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            state.bodies.append(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
             time.sleep(state.delay)
             status, body = state.reply(self.path)
             self.send_response(status)

@@ -35,6 +35,7 @@ class Api:
     answers: dict = field(default_factory=dict)
     delay: float = 0.0
     seen: list = field(default_factory=list)
+    bodies: list = field(default_factory=list)
 
     def reply(self, path: str) -> tuple[int, bytes]:
         if path in self.answers:

@@ -363,3 +363,41 @@ def test_a_wrong_hosts_table_is_one_line(laptop, capsys, tmp_path, content, mess
     assert tool.main(["config", "--hosts", str(file)]) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
+
+
+# Stopping
+
+
+def test_stop_asks_the_newest_interface_and_only_once(laptop, api, capsys):
+    api.pods = [v2_pod("a1", "one", 22), v2_pod("a2", "two", 22)]
+    api.answers["/v2/pods/a2/action"] = (200, {"id": "a2", "status": "STOPPING"})
+    assert tool.main(["stop", "two"]) == 0
+    asked = [(verb, path, body) for (verb, path, _), body in zip(api.seen, api.bodies, strict=True) if verb == "POST"]
+    assert asked == [("POST", "/v2/pods/a2/action", b'{"action": "stop"}')]
+    assert "stopping pod a2" in capsys.readouterr().out and not (laptop.home / ".ssh").exists()
+
+
+@pytest.mark.parametrize(
+    "path, answer", [("/v1/pods/a1/stop", (200, b"")), ("/graphql", (200, {"data": {"podStop": {"id": "a1", "desiredStatus": "EXITED"}}}))]
+)
+def test_older_interfaces_stop_a_pod_where_v2_is_missing(laptop, api, monkeypatch, path, answer):
+    monkeypatch.setenv("RUNPOD_POD_ID", "a1")  # a pod may not be allowed to list: it is not asked
+    api.answers[path] = answer
+    assert tool.main(["stop", "a1"]) == 0
+    assert api.seen[-1][:2] == ("POST", path) and ("GET", "/v2/pods") not in [seen[:2] for seen in api.seen]
+    assert ("podStop" in api.bodies[-1].decode()) == (path == "/graphql")
+
+
+def test_stop_asks_for_nothing_in_a_dry_run_and_says_what_failed(laptop, api, monkeypatch, capsys):
+    monkeypatch.setenv("RUNPOD_POD_ID", "a1")
+    assert tool.main(["stop", "a1", "--dry-run"]) == 0
+    assert "would stop pod a1" in capsys.readouterr().out and api.seen == []
+    assert tool.main(["stop", "a1"]) == 1
+    assert "is not known there" in capsys.readouterr().err
+    api.answers["/v2/pods/a1/action"] = (500, {})
+    assert tool.main(["stop", "a1"]) == 1
+    assert "HTTP 500" in capsys.readouterr().err
+    api.answers["/v2/pods/a1/action"] = (200, {"errors": [{"message": "no"}]})
+    assert tool.main(["stop", "a1"]) == 1
+    monkeypatch.setenv("RUNPOD_POD_ID", 'a1"}) { id }')  # is not sent as it stands
+    assert tool.main(["stop", 'a1"}) { id }']) == 2
