@@ -6,9 +6,12 @@ line by line to the terminal. The kernel and everything that it started end with
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -74,7 +77,19 @@ def execute(source: Path, executed: Path, parameters: dict[str, Any], environmen
             fault = f"its kernel died; out of memory is the usual cause ({machine.memory_limit() / machine.GIB:.1f} GiB here)"
         finally:
             Kernel.end_all()
+        if Kernel.asked_to_stop:
+            raise SystemExit(128 + signal.SIGTERM)
     return f"{fault}\n  executed copy: {executed}\n  log: {log}" if fault else ""
+
+
+def ask_to_stop() -> bool:
+    """Pass a SIGTERM on to the notebook that is running, once; False where there is none or it was asked before."""
+    if Kernel.asked_to_stop or not Kernel.running:
+        return False
+    Kernel.asked_to_stop = True
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(Kernel.running, signal.SIGTERM)
+    return True
 
 
 class Kernel(AsyncKernelManager):
@@ -83,6 +98,8 @@ class Kernel(AsyncKernelManager):
     handed: dict[str, str] = {}  # the environment of the next kernel
     raw_output: Any = None  # where it writes what is no cell output (a crash)
     guards: list[subprocess.Popen] = []
+    running = 0  # its process
+    asked_to_stop = False
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -93,12 +110,14 @@ class Kernel(AsyncKernelManager):
         mark = uuid.uuid4().hex
         options |= {"env": {**self.handed, "MUSIC_KERNEL": mark}, "stdout": self.raw_output, "stderr": self.raw_output}
         await super().start_kernel(**options)
+        Kernel.running = self.provisioner.pid
         command = ["/bin/sh", "-c", GUARD, "guard", str(self.provisioner.pid), mark]
         self.guards.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
 
     @classmethod
     def end_all(cls) -> None:
         """End every kernel and what it started, at once."""
+        cls.running = 0
         while cls.guards:
             guard = cls.guards.pop()
             guard.stdin.close()

@@ -20,8 +20,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from music_training import files, notebooks, profiles
+from music_training import files, notebooks, prices, profiles, supervision
 from music_training.errors import UserError, run_command
+
+PATIENCE = 60.0  # seconds that a notebook gets for its checkpoint after SIGTERM
 
 
 @dataclass
@@ -44,10 +46,33 @@ def main() -> int:
     found = [notebooks.read(name, folder) for name in chosen]
     parameters = given_parameters(found, arguments, audio_dir)
     scope = profiles.scope(arguments.profile, audio_dir)
+    price = prices.per_hour(arguments.price_per_hour)
     if arguments.dry_run:
         return show_plan(found, parameters, arguments, scope)
+    if SUPERVISED not in os.environ and (arguments.retry or arguments.max_hours or arguments.max_cost or arguments.stop_pod):
+        return run_supervised(arguments)
     with files.lock(files.outputs_root() / ".stages" / "pipeline.lock", "the pipeline"):
-        return run_all(found, parameters, arguments, scope)
+        return run_all(found, parameters, arguments, scope, price)
+
+
+SUPERVISED = "MUSIC_SUPERVISED"  # set for the runs that a supervising one starts
+
+
+def run_supervised(arguments: argparse.Namespace) -> int:
+    """Start this same command, without the options for it, as often as needed."""
+    os.environ[SUPERVISED] = "1"
+    options = argparse.ArgumentParser(allow_abbrev=False)
+    add_supervision(options)
+    _, rest = options.parse_known_args()
+    rest += ["--price-per-hour", arguments.price_per_hour] if arguments.price_per_hour else []
+    names = ("max_hours", "max_cost", "price_per_hour", "stop_pod")
+    settings = supervision.Supervision(retries=arguments.retry, **{name: getattr(arguments, name) for name in names})
+    return supervision.supervise([sys.executable, str(Path(__file__).resolve()), *rest], settings)
+
+
+def add_supervision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--retry", type=int, default=0, metavar="N", help="start again after a failure, N times without progress")
+    supervision.add_options(parser)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -59,7 +84,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--to", dest="last", metavar="NOTEBOOK", help="end with this one")
     parser.add_argument("--force", action="store_true", help="run the chosen notebooks and all their stages even if up to date")
     parser.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="a parameter, or 04.NAME=VALUE")
-    parser.add_argument("--price-per-hour", type=float, metavar="X", help="adds what each notebook cost to the summary")
+    add_supervision(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would run and why, and stop")
     parser.add_argument("--list", action="store_true", help="list the profiles and the notebooks of this one, and stop")
     parser.add_argument("--notebooks-dir", default=notebooks.FOLDER, metavar="DIR", help="where the notebooks lie (default: notebooks/)")
@@ -116,7 +141,13 @@ def show_plan(found: list[notebooks.Notebook], parameters: Mapping[str, dict[str
     return 0
 
 
-def run_all(found: list[notebooks.Notebook], parameters: Mapping[str, dict[str, Any]], arguments: argparse.Namespace, scope: str) -> int:
+def run_all(
+    found: list[notebooks.Notebook],
+    parameters: Mapping[str, dict[str, Any]],
+    arguments: argparse.Namespace,
+    scope: str,
+    price: prices.Price,
+) -> int:
     """Run what is not up to date; stop at the first failure; print the summary. Returns the exit code."""
     outcomes = [Outcome(notebook.name) for notebook in found]
     start = time.monotonic()
@@ -138,7 +169,7 @@ def run_all(found: list[notebooks.Notebook], parameters: Mapping[str, dict[str, 
         before_changed = True
         if fault:
             break
-    show_summary(outcomes, time.monotonic() - start, arguments.price_per_hour)
+    show_summary(outcomes, time.monotonic() - start, price)
     if failed := [outcome.name for outcome in outcomes if outcome.state == "FAILED"]:
         print(f"error: {failed[0]}: {fault}", file=sys.stderr)
         return 1
@@ -175,20 +206,28 @@ def run_one(notebook: notebooks.Notebook, given: dict[str, Any], arguments: argp
         return fault
 
 
-def show_summary(outcomes: list[Outcome], total: float, price_per_hour: float | None) -> None:
+def show_summary(outcomes: list[Outcome], total: float, price: prices.Price) -> None:
     def line(name: str, state: str, seconds: float) -> str:
-        cost = "" if price_per_hour is None else f"{seconds / 3600 * price_per_hour:12.4f}"
+        cost = f"{price.of(seconds):12.4f}" if price.hourly else ""
         return f"{name:24}{state:12}{seconds:8.1f} s{cost}"
 
-    print(f"\n{'notebook':24}{'state':12}{'time':>10}{'' if price_per_hour is None else 'cost'.rjust(12)}")
+    print(f"\n{'notebook':24}{'state':12}{'time':>10}{'cost'.rjust(12) if price.hourly else ''}")
     for outcome in outcomes:
         print(line(outcome.name, outcome.state, outcome.seconds))
-    print(line("total", "", total), flush=True)
+    print(line("total", "", total))
+    if price.hourly:
+        print(f"cost in {price.currency}, at {price.hourly:g} an hour ({price.what})")
+    sys.stdout.flush()
 
 
 def stop(number: int, _: object) -> None:
-    """Leave at a SIGTERM as at a Ctrl-C: through every ``finally``."""
-    raise SystemExit(128 + number)
+    """Leave at a SIGTERM as at a Ctrl-C, through every ``finally``; a notebook that is training may write its checkpoint first."""
+    headless = sys.modules.get("headless")
+    if number == signal.SIGTERM and headless and headless.ask_to_stop():
+        signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        return
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

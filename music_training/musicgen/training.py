@@ -7,11 +7,15 @@ run folder, so that a killed notebook continues in it. Nothing here imports torc
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +23,7 @@ from pydantic import Field
 
 from .. import files, parallel, runs, stages
 from ..config import Settings
-from ..errors import UserError
+from ..errors import INTERRUPTED, UserError
 from ..progress import Progress
 
 SCRIPT = files.REPOSITORY / "scripts" / "train_audiocraft.py"
@@ -166,12 +170,26 @@ def _train(draft: stages.Draft, system: str, settings: TrainSettings, overrides:
             preexec_fn=functools.partial(parallel.die_with_parent, os.getpid()),
         )
         try:
-            _follow(process, run, settings.epochs * settings.updates_per_epoch)
+            with _passing_on_sigterm(process):
+                _follow(process, run, settings.epochs * settings.updates_per_epoch)
         finally:
             if process.poll() is None:  # this process is being interrupted
                 process.terminate()
                 process.wait()
     return run
+
+
+@contextlib.contextmanager
+def _passing_on_sigterm(process: subprocess.Popen) -> Iterator[None]:
+    """A SIGTERM to this process is one to the training, which writes its checkpoint and ends."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _follow(process: subprocess.Popen, run: Path, steps: int) -> None:
@@ -194,6 +212,8 @@ def _follow(process: subprocess.Popen, run: Path, steps: int) -> None:
 def _failure(code: int, run: Path) -> Exception:
     log = run / "logs" / "train.log"
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    if code == INTERRUPTED:
+        return UserError(f"{run.name} was stopped by SIGTERM at a checkpoint; run the same again to go on")
     if code == 2 and lines and lines[-1].startswith("error: "):
         return UserError(lines[-1].removeprefix("error: "))
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
