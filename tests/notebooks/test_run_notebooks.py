@@ -162,6 +162,55 @@ def test_no_process_outlives_the_runner(toys, outputs, number, code):
     assert os.listdir(outputs / "notebooks" / "tiny") == ["01_setup.ipynb"]
 
 
+CHECKPOINT = """
+import signal, sys, time
+from music_training import files
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+files.write_text(files.outputs_root() / "begun.txt", "")
+while not asked:
+    time.sleep(0.05)
+time.sleep(0.5)
+files.write_text(files.outputs_root() / "checkpoint.txt", "")
+raise SystemExit(75)
+"""
+
+
+def test_a_sigterm_leaves_a_training_the_time_for_its_checkpoint(toys, outputs):
+    write(toys, "01_setup", CHECKPOINT)
+    runner = subprocess.Popen(command(toys, "--only", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (outputs / "begun.txt").is_file():
+        time.sleep(0.05)
+        assert runner.poll() is None, runner.stderr.read()
+    runner.terminate()
+    _, errors = runner.communicate(timeout=60)
+    assert runner.returncode == 143 and "Traceback" not in errors
+    assert (outputs / "checkpoint.txt").is_file()
+    assert not (outputs / "notebooks" / "tiny" / "01_setup.ipynb").exists()
+
+
+def test_retry_starts_again_and_the_summary_says_what_it_cost(toys, outputs):
+    write(
+        toys,
+        "01_setup",
+        """
+import os, signal
+from music_training import files
+if not (files.outputs_root() / "died.txt").exists():
+    files.write_text(files.outputs_root() / "died.txt", "")
+    os.kill(os.getpid(), signal.SIGKILL)
+""",
+    )
+    ended = run(toys, "--only", "1", "--retry", "1", "--max-hours", "1", "--price-per-hour", "2 x H200")
+    assert ended.returncode == 0, ended.stderr
+    assert "supervise: exit code 1; starting again in 5 s (retry 1 of 1)" in ended.stdout
+    summary = ended.stdout[ended.stdout.rindex("notebook  ") :].splitlines()
+    seconds, cost = summary[1].split()[-3], summary[1].split()[-1]
+    price = float(summary[3].split()[4])
+    assert summary[3] == f"cost in USD, at {price:g} an hour (2 x H200)"
+    assert float(cost) == pytest.approx(float(seconds) / 3600 * price, abs=2e-4)
+
+
 def test_a_second_run_gets_one_line(toys, outputs):
     program = "import sys; from music_training import files\nwith files.lock(sys.argv[1], 'x'):\n    print(1, flush=True); sys.stdin.read()"
     lock = outputs / ".stages" / "pipeline.lock"
