@@ -9,6 +9,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import psutil
 import pytest
 
 from music_training import files, heartbeat, runs, supervision
@@ -127,7 +128,7 @@ def test_a_killed_supervisor_leaves_a_checkpoint_and_nobody_running(work, output
     process.kill()
     process.wait()
     for _ in range(200):
-        if not os.path.isdir(f"/proc/{child}") or "(zombie)" in open(f"/proc/{child}/status").read():
+        if not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
             return
         time.sleep(0.05)
     pytest.fail("the command outlived its supervisor")
