@@ -50,7 +50,7 @@ class Figures:
             found.append(f"very quiet ({self.rms_db:.0f} dB)")
         if self.clipping > 0.005:
             found.append(f"{self.clipping:.1%} clipped")
-        if self.repetition > 0.98:
+        if self.repetition > 0.95:
             found.append("a loop")
         return found
 

@@ -76,11 +76,18 @@ class Row:
 
 @torch.inference_mode()
 def extend(
-    model: LMModel, clips: list[Row], rows: int, context: int, frames: int, choose: Callable, guidance: float, step: Callable[[], object]
+    model: LMModel,
+    clips: list[Row],
+    rows: int,
+    context: int,
+    frames: int,
+    choose: Callable,
+    guidance: float,
+    step: Callable[[float], object],
 ) -> None:
     """Add tokens to the clips until ``frames`` stand after the beginning of their last ``context`` ones.
 
-    ``choose(logits [B, K, card], uniform [B, K]) -> tokens [B, K]`` draws; ``step()`` is called after each step. The
+    ``choose(logits [B, K, card], uniform [B, K]) -> tokens [B, K]`` draws; ``step(share)`` hears of each step's share. The
     clips (at most ``rows``) have equally many tokens and texts of the same shape.
     """
     filled = clips + [clips[0]] * (rows - len(clips))
@@ -107,7 +114,7 @@ def extend(
             token = torch.where(mask[:, offset], token, model.special_token_id)
             sequence[..., offset] = torch.where(sequence[..., offset] == -1, token, sequence[..., offset])
             before = offset
-            step()
+            step(1 / (end - start))
     codes = pattern.revert_pattern_sequence(sequence, special_token=-1)[0][..., context:frames].cpu()
     for clip, new in zip(clips, codes, strict=False):
         clip.tokens = torch.cat([clip.tokens, new], dim=-1)
@@ -127,7 +134,8 @@ def chooser(temperature: float, top_k: int, top_p: float) -> Callable[[torch.Ten
             shares, order = shares.sort(dim=-1, descending=True, stable=True)
             shares = shares * (shares.cumsum(-1) - shares <= top_p)
         elif 0 < top_k < shares.shape[-1]:
-            shares = shares * (shares >= shares.topk(top_k, dim=-1).values[..., -1:])
+            least = shares.kthvalue(shares.shape[-1] - top_k + 1, dim=-1, keepdim=True).values
+            shares = shares * (shares >= least)
         heights = shares.cumsum(-1)
         token = torch.searchsorted(heights, (uniform * heights[..., -1]).unsqueeze(-1), right=True).clamp(max=shares.shape[-1] - 1)
         return (token if order is None else order.gather(-1, token)).squeeze(-1)
@@ -165,7 +173,9 @@ def _kept_attention(model: LMModel, steps: int, lengths: torch.Tensor | None) ->
                 replaced.append(own)
             if cross is not None:
                 if not cross.custom:
-                    raise UserError("this model attends to text through torch's own module; train it with transformer_lm.memory_efficient=true")
+                    raise UserError(
+                        "this model attends to text through torch's own module; train it with transformer_lm.memory_efficient=true"
+                    )
                 cross.forward = _CrossAttention(cross, lengths)
                 replaced.append(cross)
         yield

@@ -114,7 +114,8 @@ def first_clip(scope: str, seconds: float = 5.0, seed: int = 0):
     """A player with a clip drawn from the best weights of the last language model of ``scope``; a stage."""
     from IPython.display import Audio
 
-    from .generate import Prompt, Sampling, generate, write
+    from .generate import generate, write
+    from .prompts import Prompt, Sampling
 
     trained = stages.latest("train_musicgen", scope, "05_train_musicgen")
 

@@ -8,91 +8,26 @@ is drawn in windows, each of which continues the end of the one before.
 from __future__ import annotations
 
 import argparse
-import math
-import re
-import sys
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import config, files, profiles, runs, stages
+from .. import files, profiles, runs, stages
 from ..errors import UserError, run_command
-from ..library import audio
+from ..library import audio as audio_files
 from . import clips
+from .prompts import Prompt, Sampling
 
 if TYPE_CHECKING:
     import torch
     from audiocraft.models import MusicGen
 
-PROMPTS = files.REPOSITORY / "model_config" / "prompts.yaml"
+    from .decoding import Row
+
 FORMATS = ("wav", "flac")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What to generate: a ``text`` (empty: none) drawn with ``seed``; ``name`` becomes the clip's file name.
-
-    ``audio`` names a file that is continued: its first ``audio_seconds`` (None: all of it), which the clip begins with.
-    """
-
-    name: str
-    text: str = ""
-    seed: int = 0
-    audio: str = ""
-    audio_seconds: float | None = None
-
-    @property
-    def stem(self) -> str:
-        """A file name made from the prompt's name and seed: letters, digits and dashes only."""
-        return f"{re.sub(r'[^a-z0-9]+', '-', self.name.lower()).strip('-')[:60] or 'prompt'}_seed{self.seed}"
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn: ``duration`` in seconds (with what is continued), ``top_k`` candidates (0: all), ``guidance``.
-
-    Beyond the length of the training examples each window continues the last ``overlap`` share of such a length.
-    ``rows`` clips are computed together; where there are fewer, the rest is filled up, because bits depend on how many.
-    """
-
-    duration: float = 5.0
-    temperature: float = 1.0
-    top_k: int = 250
-    top_p: float = 0.0
-    guidance: float = 3.0
-    overlap: float = 0.4
-    rows: int = 8
-
-    def __post_init__(self) -> None:
-        if not 0 < self.duration < math.inf:
-            raise UserError(f"duration {self.duration:g}: a number of seconds above 0")
-        if self.temperature < 0 or not math.isfinite(self.temperature):
-            raise UserError(f"temperature {self.temperature:g}: 0 (the likeliest tokens) or above")
-        if self.top_k < 0:
-            raise UserError(f"top_k {self.top_k}: 0 (all) or above")
-        if not 0 <= self.top_p <= 1:
-            raise UserError(f"top_p {self.top_p:g}: between 0 (off) and 1")
-        if not 0 < self.overlap < 1:
-            raise UserError(f"overlap {self.overlap:g}: a share between 0 and 1")
-        if self.rows < 1:
-            raise UserError(f"rows {self.rows}: at least 1")
-
-
-def read_prompts(path: Path, count: int | None = None) -> list[Prompt]:
-    """Read prompts (a YAML list of name, text, seed, audio, audio_seconds); UserError for a file that holds none."""
-    content = config.parse_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
-    if not isinstance(content, list) or not content:
-        raise UserError(f"{path}: expected a YAML list of prompts, each with name, text and seed")
-    try:
-        prompts = [Prompt(**prompt) for prompt in content][:count]
-    except TypeError as error:
-        raise UserError(f"{path}: a prompt has name, text, seed, audio and audio_seconds ({error})") from None
-    stems = [prompt.stem for prompt in prompts]
-    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
-    if twice:
-        raise UserError(f"{path}: two prompts would both be written as {twice}; give them other names or seeds")
-    return prompts
 
 
 def takes_text(model: MusicGen) -> bool:
@@ -132,10 +67,17 @@ def generate_all(model: MusicGen, prompts: Sequence[Prompt], sampling: Sampling,
     for row in rows:
         alike.setdefault((row.tokens.shape[1], row.text and row.text.shape), []).append(row)
     parts = [some[start : start + sampling.rows] for some in alike.values() for start in range(0, len(some), sampling.rows)]
-    seconds = sum(sampling.duration - part[0].tokens.shape[1] / model.frame_rate for part in parts for _ in part)
-    with Progress(round(seconds, 2), label, "s") if label else _Silent() as shown:
+    drawn = 0.0
+
+    def count(clips_done: float) -> None:
+        nonlocal drawn
+        drawn += clips_done
+        if shown:
+            shown.to(round(drawn, 2))
+
+    with Progress(len(rows), label, "clips") if label else nullcontext() as shown:
         for part in parts:
-            _fill(model, part, frames, sampling, shown)
+            _fill(model, part, frames, sampling, count)
     with torch.no_grad():  # clip by clip: the bits of a convolution depend on the batch, and its speed does not
         return [model.compression_model.decode(row.tokens[None].to(model.device), None)[0].cpu() for row in rows]
 
@@ -146,7 +88,7 @@ def _beginning(model: MusicGen, prompt: Prompt) -> torch.Tensor:
 
     if not prompt.audio:
         return torch.zeros(model.lm.num_codebooks, 0, dtype=torch.long)
-    samples, _ = audio.read(files.absolute(prompt.audio), model.sample_rate, channels=True)
+    samples, _ = audio_files.read(files.absolute(prompt.audio), model.sample_rate, channels=True)
     if prompt.audio_seconds is not None:
         samples = samples[:, : int(prompt.audio_seconds * model.sample_rate)]
     if samples.shape[1] < model.sample_rate / model.frame_rate:
@@ -159,32 +101,19 @@ def _beginning(model: MusicGen, prompt: Prompt) -> torch.Tensor:
     return codes[0, : model.lm.num_codebooks].cpu()
 
 
-def _fill(model: MusicGen, part: list, frames: int, sampling: Sampling, shown) -> None:
-    """Draw the tokens of clips that begin alike, up to ``frames``, window by window."""
+def _fill(model: MusicGen, part: list[Row], frames: int, sampling: Sampling, count: Callable[[float], None]) -> None:
+    """Draw the tokens of clips that begin alike, up to ``frames``, window by window; ``count`` hears of parts of clips."""
     from .decoding import chooser, extend
 
-    window = int(model.max_duration * model.frame_rate)
+    first, window = part[0].tokens.shape[1], int(model.max_duration * model.frame_rate)
     carried = max(1, int(sampling.overlap * window))
     choose = chooser(sampling.temperature, sampling.top_k, sampling.top_p)
     with model.autocast:
         while (done := part[0].tokens.shape[1]) < frames:
             context = done if frames <= window else min(done, carried)
             until = min(window, context + frames - done)
-            step = len(part) / model.frame_rate
-            extend(model.lm, part, sampling.rows, context, until, choose, sampling.guidance, lambda step=step: shown.update(step))
-
-
-class _Silent:
-    """Progress that nobody asked for."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def update(self, _amount: float) -> None:
-        pass
+            share = len(part) * (until - context) / (frames - first)
+            extend(model.lm, part, sampling.rows, context, until, choose, sampling.guidance, lambda x, share=share: count(x * share))
 
 
 def write(path: Path, audio: torch.Tensor, sample_rate: int) -> Path:
@@ -195,3 +124,104 @@ def write(path: Path, audio: torch.Tensor, sample_rate: int) -> Path:
     with files.atomic(path) as temporary:
         soundfile.write(temporary, audio.T.numpy(), sample_rate, format=path.suffix[1:].upper(), subtype="PCM_16")
     return path
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of several clips for the same text: what it was drawn from, its audio ``[C, T]`` and what was measured."""
+
+    prompt: Prompt
+    audio: torch.Tensor
+    figures: clips.Figures
+
+
+def candidates(model: MusicGen, prompt: Prompt, count: int, sampling: Sampling, label: str = "") -> list[Candidate]:
+    """Generate ``count`` clips from seeds ``prompt.seed``, ``prompt.seed + 1``, ...; the best first, by their checks."""
+    prompts = [replace(prompt, seed=prompt.seed + index) for index in range(count)]
+    drawn = generate_all(model, prompts, sampling, label)
+    figures = [clips.measure(clip, model.sample_rate) for clip in drawn]
+    return [Candidate(prompts[index], drawn[index], figures[index]) for index in clips.best_first(figures)]
+
+
+def weights_of(reference: str, epoch: int | None = None) -> Path:
+    """The weights folder of a language model: given itself, or of a run (its best weights, or those of an epoch)."""
+    folder = files.absolute(reference)
+    if (folder / "model.safetensors").is_file():
+        return folder
+    checkpoints = runs.find(reference) / runs.CHECKPOINTS
+    chosen = checkpoints / ("best" if epoch is None else f"epoch_{epoch}")
+    if not chosen.is_dir():
+        kept = sorted((path.name for path in checkpoints.glob("epoch_*")), key=lambda name: int(name.partition("_")[2]))
+        raise UserError(f"{reference}: no weights {chosen.name}; there are {', '.join(kept) or 'none yet'}")
+    return chosen
+
+
+def main() -> int:
+    args = _arguments()
+    sampling = Sampling(args.duration, args.temperature, args.top_k, args.top_p, args.guidance, rows=args.batch)
+    for name, value, least in (("--candidates", args.candidates, 1), ("--keep", args.keep, 1), ("--threads", args.threads, 1)):
+        if value is not None and value < least:
+            raise UserError(f"{name} {value}: at least {least}")
+    scope = profiles.scope(args.profile, args.audio_dir)
+    weights = weights_of(args.model or stages.latest("train_musicgen", scope, "05_train_musicgen")["model"], args.epoch)
+    import torch
+
+    from .models import load_musicgen
+
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here")
+    torch.set_num_threads(args.threads)
+    model = load_musicgen(weights, args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    passed, report = 0, []
+    for text in args.text or [""]:
+        name = text or (Path(args.audio).stem if args.audio else "unconditional")
+        prompt = Prompt(name, text, args.seed, str(Path(args.audio).expanduser().resolve()) if args.audio else "", args.prompt_seconds)
+        for rank, one in enumerate(candidates(model, prompt, args.candidates, sampling, "" if args.json else name)[: args.keep], start=1):
+            path = write(args.out / f"{one.prompt.stem}.{args.format}", one.audio, model.sample_rate)
+            faults = one.figures.faults()
+            passed += not faults
+            report.append({"file": str(path), "text": text, "seed": one.prompt.seed, "rank": rank, "faults": faults, **one.figures.shown()})
+            if not args.json:
+                print(f"{rank}. {path}  {one.figures.rms_db:.1f} dB  {', '.join(faults) or 'passes the checks'}")
+    if args.json:
+        print(json.dumps(report, indent=2))
+    return 0 if passed else 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("text", nargs="*", help="descriptions; none: unconditional")
+    parser.add_argument("--model", help="a run, or a weights folder (default: the last one trained for the profile)")
+    parser.add_argument("--epoch", type=int, help="the weights of this epoch of the run (default: the best ones)")
+    parser.add_argument("--profile", default="mini")
+    parser.add_argument("--audio-dir", default="", help="the folder that the pipeline was run on, if it was")
+    parser.add_argument("--continue", dest="audio", metavar="FILE", help="audio to continue; the clip begins with it")
+    parser.add_argument("--prompt-seconds", type=float, help="only the first seconds of it")
+    parser.add_argument("--duration", type=float, default=10.0, help="seconds, with what is continued (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first candidate; the others count on (default: %(default)s)")
+    parser.add_argument("--candidates", type=int, default=1, help="how many clips to draw for each text, ranked by their checks")
+    parser.add_argument("--keep", type=int, help="write only so many of the best candidates")
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--top-k", type=int, default=250)
+    parser.add_argument("--top-p", type=float, default=0.0)
+    parser.add_argument("--guidance", type=float, default=3.0, help="how strongly the text counts (default: %(default)s)")
+    parser.add_argument(
+        "--batch", type=int, default=8, help="clips computed together; another number gives other bits (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="compute threads on a CPU; another number gives other bits")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    parser.add_argument("--out", type=Path, default=None, help="folder (default: outputs/samples/generated)")
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0])
+    parser.add_argument("--json", action="store_true", help="print the figures of every clip as JSON")
+    parser.error = _complain
+    args = parser.parse_args()
+    args.out = args.out or files.outputs_root() / "samples" / "generated"
+    return args
+
+
+def _complain(message: str) -> None:
+    raise UserError(f"{message} (see --help)")
+
+
+if __name__ == "__main__":
+    run_command(main)
