@@ -4,7 +4,7 @@ Whoever has something to hear writes a card, ``card.json``, into a folder below 
 :func:`write_index` gathers all cards into one page that needs no server and no network.
 """
 
-from .cards import Card, Clip, Picture, read_cards, write_card
+from .cards import Card, Clip, Link, Picture, read_cards, write_card
 from .page import link, write_index
 
-__all__ = ["Card", "Clip", "Picture", "link", "read_cards", "write_card", "write_index"]
+__all__ = ["Card", "Clip", "Link", "Picture", "link", "read_cards", "write_card", "write_index"]

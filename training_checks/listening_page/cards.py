@@ -1,29 +1,21 @@
-"""Cards: what a system says about its clips, as ``card.json`` beside them.
+"""Cards: what a system says about its clips, as ``card.json`` beside them (docs/listening_page.md).
 
-A card belongs to a ``section`` (a system) and a ``run``; cards of one run that differ in ``epoch`` stand side by side
-on the page, clip by clip. Paths in a card are relative to its folder.
+A card belongs to a ``section`` (a system), a ``run`` and a ``title`` (a table of the page). Cards of the same section and
+title share a table: a clip ``name`` with its ``text`` is a row; run, epoch and version are the columns. Paths are
+relative to the card's folder.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from music_training import files
 
 CARD = "card.json"
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One audio file: ``name`` says which row it is, ``version`` (where several share a row) which column."""
-
-    name: str
-    path: str
-    version: str = ""
-    text: str = ""
-    figures: dict[str, float] = field(default_factory=dict)
+STRICT = {"extra": "forbid"}  # read by pydantic: a misspelt field is a broken card, not a silent loss
 
 
 @dataclass(frozen=True)
@@ -32,11 +24,39 @@ class Picture:
 
     caption: str
     path: str
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class Link:
+    """A file to open from the page (a viewer, MIDI, a table); below ``outputs``, so that all of it can be moved."""
+
+    text: str
+    path: str
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One audio file: ``name`` (with ``text``) says which row it is, ``version`` (where several share a row) which column.
+
+    ``role`` tells listening tests what it is: the "reference" that others imitate, or an "anchor" known to be worse.
+    """
+
+    name: str
+    path: str
+    version: str = ""
+    text: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+    role: Literal["", "reference", "anchor"] = ""
+    pictures: tuple[Picture, ...] = ()
+    links: tuple[Link, ...] = ()
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
 class Card:
-    """A system's clips, pictures and metrics; ``baseline`` holds what the metrics of the same name compare with."""
+    """A system's clips, pictures, links and metrics; ``baseline`` holds what the metrics of the same name compare with."""
 
     section: str
     run: str
@@ -49,6 +69,8 @@ class Card:
     metrics: dict[str, float] = field(default_factory=dict)
     baseline: dict[str, float] = field(default_factory=dict)
     made_from: dict[str, Any] = field(default_factory=dict)
+    links: tuple[Link, ...] = ()
+    __pydantic_config__ = STRICT
 
 
 def write_card(folder: Path, card: Card) -> Path:
@@ -58,14 +80,11 @@ def write_card(folder: Path, card: Card) -> Path:
 
 def read_card(folder: Path) -> Card | None:
     """The card of a folder; None where there is none that can be read."""
-    content = files.read_json(folder / CARD)
+    from pydantic import ValidationError
+
     try:
-        lists = {
-            "clips": tuple(Clip(**clip) for clip in content["clips"]),
-            "pictures": tuple(Picture(**one) for one in content["pictures"]),
-        }
-        return Card(**{**content, **lists})
-    except (TypeError, KeyError):
+        return _reader().validate_python(files.read_json(folder / CARD))
+    except ValidationError:
         return None
 
 
@@ -73,3 +92,15 @@ def read_cards(samples: Path) -> list[tuple[Path, Card]]:
     """All cards below a folder with their folders, in the order of section, run and epoch."""
     found = [(path.parent, card) for path in samples.rglob(CARD) if (card := read_card(path.parent))]
     return sorted(found, key=lambda item: (item[1].section, item[1].run, item[1].epoch or 0, str(item[0])))
+
+
+def broken_cards(samples: Path) -> list[Path]:
+    """The cards below a folder that cannot be read."""
+    return sorted(path for path in samples.rglob(CARD) if read_card(path.parent) is None)
+
+
+@functools.cache
+def _reader():
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Card)
