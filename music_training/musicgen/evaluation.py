@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from .. import files, runs, stages
 from .models import WEIGHTS, load_codec, load_language_model, load_musicgen
+from .tokens import Tokens
 
 if TYPE_CHECKING:
     import torch
@@ -94,13 +95,13 @@ def against_unigram(dataset: str, scope: str, held_out: str = "valid", clips: in
     def make(_draft: stages.Draft) -> stages.Made:
         model = load_language_model(trained["model"])
         codec = load_codec(model.cfg.compression_model_checkpoint)
-        train_tokens, _ = encode_manifest(codec, train)
+        train_tokens = Tokens(trained["tokens"]).split("train")[None] if trained.get("tokens") else encode_manifest(codec, train)[0]
         tokens, descriptions = windows(*encode_manifest(codec, valid, clips), int(model.cfg.dataset.segment_duration * codec.frame_rate))
         result = {
             "language model": model_cross_entropy(model, tokens, descriptions),
             "unigram model": unigram_cross_entropy(train_tokens, tokens, codec.cardinality),
             "guessing": math.log(codec.cardinality),
-            "training clips": len(train_tokens),
+            "training seconds": train_tokens[:, 0].numel() / codec.frame_rate,
             "held-out clips": len(tokens),
         }
         return stages.Made([], result)

@@ -21,10 +21,14 @@ from audiocraft.solvers.compression import CompressionSolver
 from audiocraft.solvers.musicgen import MusicGenSolver
 from audiocraft.utils.utils import get_dataset_from_loader
 from omegaconf import DictConfig
+from torch.nn import functional
 
 from .. import heartbeat, runs
+from .captions import CaptionSettings
 from .codebooks import revive, start_codebooks, unquantised
+from .examples import refine
 from .models import save_weights
+from .tokens import Tokens
 
 
 class RunFolderSolver:
@@ -166,7 +170,36 @@ class CodecSolver(RunFolderSolver, CompressionSolver):
 
 
 class LanguageModelSolver(RunFolderSolver, MusicGenSolver):
-    """Trains MusicGen's language model on the codec's tokens."""
+    """Trains MusicGen's language model on the codec's tokens: from the token cache, or encoded on the way."""
+
+    def build_dataloaders(self) -> None:
+        super().build_dataloaders()
+        tokens = Tokens(self.cfg.token_cache) if self.cfg.token_cache else None
+        captions = CaptionSettings(**self.cfg.captions) if self.cfg.captions else None
+        for split, loader in self.dataloaders.items():
+            cached = tokens if split in ("train", "valid") else None
+            refine(get_dataset_from_loader(loader), captions, self.cfg.seed, cached, self.cfg.transformer_lm.card)
+
+    def _prepare_tokens_and_attributes(self, batch: Any, check_synchronization_points: bool = False) -> Any:
+        """Conditions, tokens ``[B, K, T]`` and the mask of those that count, as upstream's; cached tokens are not encoded."""
+        codes, infos = batch
+        if codes.is_floating_point():  # audio
+            return super()._prepare_tokens_and_attributes(batch, check_synchronization_points)
+        codes = codes.to(self.device, non_blocking=True)
+        attributes = [info.to_condition_attributes() for info in infos]
+        tokenized = self.model.condition_provider.tokenize(self.model.att_dropout(self.model.cfg_dropout(attributes)))
+        with self.autocast:
+            conditions = self.model.condition_provider(tokenized)
+        return conditions, codes, codes != self.model.special_token_id
+
+    def _compute_cross_entropy(self, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> Any:
+        """Upstream's figures, nats per token, their mean and each codebook's; without a copy of all logits a codebook.
+
+        ``logits [B, K, T, card]``, ``targets`` and ``mask [B, K, T]``. Logits outside of the mask are NaN and touch nothing.
+        """
+        losses = functional.cross_entropy(logits.movedim(-1, 1), targets.masked_fill(~mask, -100), reduction="none")
+        each = losses.sum(dim=(0, 2)) / mask.sum(dim=(0, 2))
+        return each.mean(), list(each.detach())
 
 
 SOLVERS = {"compression": CodecSolver, "musicgen": LanguageModelSolver}

@@ -25,6 +25,8 @@ from .. import files, parallel, runs, stages
 from ..config import Settings
 from ..errors import INTERRUPTED, UserError
 from ..progress import Progress
+from . import tokens
+from .captions import CaptionSettings
 
 SCRIPT = files.REPOSITORY / "scripts" / "train_audiocraft.py"
 
@@ -92,7 +94,10 @@ class LanguageModelSettings(TrainSettings):
     """How to train MusicGen's language model on the tokens of ``codec`` (None: the one of 04_train_codec).
 
     ``conditioning``: none, or text through ``lut`` (learnt word vectors, offline) or ``t5`` (a frozen text encoder:
-    ``t5`` is its hub name or local folder).
+    ``t5`` is its hub name or local folder). ``token_cache`` encodes the data set once instead of every example again.
+    ``captions`` has a description written anew for every training example, from what the catalogue knows;
+    ``guidance_dropout`` is the share of examples without their text, which classifier-free guidance needs (None: as the
+    conditioner's file says).
     """
 
     codec: str | None = None
@@ -102,6 +107,9 @@ class LanguageModelSettings(TrainSettings):
     segment_seconds: float = Field(10.0, gt=0)
     learning_rate: float = Field(1e-4, gt=0)
     warmup_steps: int = Field(0, ge=0)
+    token_cache: bool = True
+    captions: CaptionSettings | None = CaptionSettings()
+    guidance_dropout: float | None = Field(None, ge=0, lt=1)
 
     def overrides(self, dataset: str) -> list[str]:
         return [
@@ -113,6 +121,8 @@ class LanguageModelSettings(TrainSettings):
             f"optim.lr={self.learning_rate}",
             f"schedule.cosine.warmup={self.warmup_steps}",
             *([f"conditioners.description.t5.name={self.t5}"] if self.conditioning == "t5" else []),
+            *([f"+captions.{name}={value}" for name, value in self.captions] if self.captions and self.conditioning != "none" else []),
+            *([] if self.guidance_dropout is None else [f"classifier_free_guidance.training_dropout={self.guidance_dropout}"]),
             *self.hydra,
         ]
 
@@ -134,15 +144,19 @@ def train_language_model(settings: LanguageModelSettings, dataset: str, scope: s
     """Train the language model; the result names its ``run``, its weights (``model``) and the ``codec`` it speaks."""
     codec = settings.codec or stages.latest("train_codec", scope, "04_train_codec")["codec"]
     weights = files.absolute(codec) / "model.safetensors"
+    cache = tokens.encode(dataset, codec, scope, tokens.TokenSettings(device=settings.device)).result if settings.token_cache else {}
 
     def make(draft: stages.Draft) -> stages.Made:
         reference = codec if files.absolute(codec).exists() else f"//pretrained/{codec.removeprefix('//pretrained/')}"
         overrides = [*settings.overrides(dataset), f"compression_model_checkpoint={reference}"]
+        overrides += [f"token_cache={cache['tokens']}"] if cache else []
         run = _train(draft, "musicgen", settings, overrides)
-        return stages.Made(_weights(run), {"run": run.name, "model": files.relative(run / "ckpt" / "best"), "codec": codec})
+        result = {"run": run.name, "model": files.relative(run / "ckpt" / "best"), "codec": codec, "tokens": cache.get("tokens", "")}
+        return stages.Made(_weights(run), result)
 
     params = {**settings.model_dump(exclude=_PLACE), "codec": codec}
     inputs = [*_manifests(dataset), *([weights] if weights.is_file() else [])]
+    inputs += [files.absolute(cache["tokens"]) / tokens.INDEX] if cache else []
     return stages.run("train_musicgen", make, scope=scope, params=params, inputs=inputs, force=force)
 
 
