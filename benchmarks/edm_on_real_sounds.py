@@ -1,6 +1,6 @@
 """How well does a model that was trained on the studio library alone read music made of other sounds?
 
-``python benchmarks/edm_on_real_sounds.py RUN [--tracks 16]`` assembles EDM from real recorded one-shots and loops
+``python benchmarks/edm_on_real_sounds.py RUN [--tracks 16] [--first 64]`` assembles EDM from real recorded one-shots and loops
 (``$REAL_DATA_DIR/sonic_pi_samples``) with known beats and sections, at tempi that no studio style uses, and prints
 each track's scores beside those of two peers without learning: equal sections, and a beat every 60/128 s.
 """
@@ -79,7 +79,7 @@ def assemble(samples: Path, number: int, folder: Path) -> AnnotatedTrack:
         time += count * 4 * beat
     duration = len(out) / RATE
     out *= 0.9 / numpy.abs(out).max()
-    path = folder / f"real_{number:02d}.wav"
+    path = folder / f"real_{number:03d}.wav"
     soundfile.write(path, out, RATE, subtype="PCM_16")
     beats = silence + beat * numpy.arange(sum(bars) * 4)
     return AnnotatedTrack(path.stem, path, path.stem, duration, numpy.array(starts), form, beats, beats[::4], tempo)
@@ -104,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="a run of the studio library")
     parser.add_argument("--tracks", type=int, default=16)
+    parser.add_argument("--first", type=int, default=64, help="number of the first track; 0 to 63 were looked at while the decoding was made")
     arguments = parser.parse_args()
     samples = Path(os.environ.get("REAL_DATA_DIR") or files.REPOSITORY.parent / "shared" / "real") / "sonic_pi_samples"
     if not samples.is_dir():
@@ -111,7 +112,7 @@ def main() -> None:
     predictor = inference.load(arguments.run)
     rows, peers = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(arguments.tracks):
+        for number in range(arguments.first, arguments.first + arguments.tracks):
             track = assemble(samples, number, Path(folder))
             row = evaluation.of_features(predictor, track, features.of_file(track.audio))
             rows.append(row)

@@ -14,7 +14,7 @@ import numpy
 from . import LABELS
 
 SLOWEST, FASTEST, PREFERRED = 70.0, 200.0, 130.0  # bpm
-SHORTEST = 20.0  # seconds that a grid of its own must last
+SHORTEST, LONGEST = 20.0, 600.0  # seconds that a grid of its own must last, and of a stretch that is looked at as a whole
 SILENT, ECHO = 0.2, 0.6  # of the median beat: fainter ones at a grid's beginning, or its end, are left out
 TRIMMED = 8  # at most so many
 EVIDENCE = (  # what tells beats from off-beats: the line, its weight, and whether its strongest tenth or its mean counts
@@ -25,6 +25,7 @@ EVIDENCE = (  # what tells beats from off-beats: the line, its weight, and wheth
     ("mid", 0.5, True),  # snares and claps
 )
 LINES = ("beat", "downbeat", "boundary", "bass", "mid", "spectrum")
+KEPT = ("downbeat", "boundary", "energy", "label")  # what is needed when the grids are known
 NOVELTY_WEIGHT = 40.0  # of the change of sound at boundaries, whose ratios are near 1
 BETTER = 0.1  # by how much the mean activation on beats must rise for a split
 
@@ -63,18 +64,61 @@ def decode(activations: dict[str, numpy.ndarray], frame_rate: float, duration: f
     Every one may be missing; ``bass`` and ``mid`` ``[T]``, onsets in two bands, and the log
     ``spectrum`` ``[T, n]`` help to tell beats from off-beats.
     """
-    settings = settings or Decoding()
-    grids = beat_grids(activations, frame_rate) if "beat" in activations else []
-    beats, positions = number_beats(grids, activations, frame_rate, settings)
-    keep = beats < duration
-    beats, positions = beats[keep], positions[keep]
-    edges = [0.0, *boundaries(activations.get("boundary"), frame_rate, beats[positions == 1], duration, settings), duration]
-    segments = [
-        (start, end, label(activations, frame_rate, start, end, number, len(edges) - 1))
-        for number, (start, end) in enumerate(zip(edges, edges[1:], strict=False))
-    ]
-    bpm = 60 / float(numpy.median(numpy.diff(beats))) if len(beats) > 1 else 0.0
-    return Structure(round(bpm, 2), beats, positions, segments, duration)
+    decoder = Decoder(frame_rate, settings)
+    decoder.add(activations)
+    return decoder.finish(duration)
+
+
+class Decoder:
+    """:func:`decode` for activations that come window by window: a long mix's memory is that of a few numbers a frame.
+
+    Grids are fitted to stretches of ``LONGEST`` seconds (a shorter rest belongs to the last), and what only they need is dropped.
+    """
+
+    def __init__(self, frame_rate: float, settings: Decoding | None = None):
+        self.frame_rate, self.settings = frame_rate, settings or Decoding()
+        self.grids: list[numpy.ndarray] = []
+        self._held: dict[str, list[numpy.ndarray]] = {}  # since the last stretch
+        self._kept: dict[str, list[numpy.ndarray]] = {}
+        self._start = self._length = 0  # of what is held, in frames
+
+    def add(self, activations: dict[str, numpy.ndarray]) -> None:
+        """Take in the next window."""
+        for name, line in activations.items():
+            self._held.setdefault(name, []).append(line.copy())  # the window's own array can go
+            if name in KEPT:
+                self._kept.setdefault(name, []).append(line.astype(numpy.float16))
+        self._length += len(next(iter(activations.values()), ()))
+        while self._length >= 1.5 * LONGEST * self.frame_rate:
+            self._fit(round(LONGEST * self.frame_rate))
+
+    def finish(self, duration: float) -> Structure:
+        """The structure of all that was added; ``duration`` in seconds."""
+        self._fit(self._length)
+        found = {name: numpy.concatenate(self._kept.pop(name)) for name in list(self._kept)}
+        beats, positions = number_beats(self.grids, found, self.frame_rate, self.settings)
+        keep = beats < duration
+        beats, positions = beats[keep], positions[keep]
+        edges = [0.0, *boundaries(found.get("boundary"), self.frame_rate, beats[positions == 1], duration, self.settings), duration]
+        segments = [
+            (start, end, label(found, self.frame_rate, start, end, number, len(edges) - 1))
+            for number, (start, end) in enumerate(zip(edges, edges[1:], strict=False))
+        ]
+        bpm = 60 / float(numpy.median(numpy.diff(beats))) if len(beats) > 1 else 0.0
+        return Structure(round(bpm, 2), beats, positions, segments, duration)
+
+    def _fit(self, frames: int) -> None:
+        """Fit grids to the first ``frames`` held, and let them go."""
+        joined = {name: numpy.concatenate(parts) for name, parts in self._held.items()}
+        if "beat" in joined:
+            for grid in beat_grids({name: line[:frames] for name, line in joined.items()}, self.frame_rate):
+                grid = grid + self._start / self.frame_rate
+                if self.grids and len(grid) > 1:  # the grids of two neighbours may both claim a beat at their seam
+                    grid = grid[grid > self.grids[-1][-1] + 0.5 * (grid[1] - grid[0])]
+                if len(grid):
+                    self.grids.append(grid)
+        self._held = {name: [line[frames:].copy()] for name, line in joined.items()}
+        self._start, self._length = self._start + frames, self._length - frames
 
 
 # Beats
@@ -83,14 +127,7 @@ def decode(activations: dict[str, numpy.ndarray], frame_rate: float, duration: f
 def beat_grids(activations: dict[str, numpy.ndarray], frame_rate: float) -> list[numpy.ndarray]:
     """Beat times ``[n]`` of each stretch of constant tempo, in order."""
     lines = {name: numpy.asarray(activations[name], numpy.float32) for name in LINES if name in activations}
-    times, _ = _split(lines, frame_rate, *_grid(lines, frame_rate))
-    kept: list[numpy.ndarray] = []
-    for grid in times:
-        if kept and len(kept[-1]) and len(grid) > 1:  # the grids of two neighbours may both claim a beat at their seam
-            grid = grid[grid > kept[-1][-1] + 0.5 * (grid[1] - grid[0])]
-        if len(grid):
-            kept.append(grid)
-    return kept
+    return _split(lines, frame_rate, *_grid(lines, frame_rate))[0]
 
 
 def _split(lines: dict[str, numpy.ndarray], frame_rate: float, grid: numpy.ndarray, fit: float) -> tuple[list[numpy.ndarray], float]:

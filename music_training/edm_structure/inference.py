@@ -1,7 +1,7 @@
 """Activations of whole tracks: overlapping windows over a stream of features, so that memory does not grow with the track.
 
-A ladder, each rung usable alone: :func:`activations` (features to activations), :func:`of_file` (a file to activations),
-:func:`predict` (a file to its :class:`~music_training.edm_structure.decoding.Structure`).
+A ladder, each rung usable alone: :func:`windows` (features to activations, as they come), :func:`activations` (the same
+joined), :func:`of_file` (a file's windows), :func:`predict` (a file to its :class:`~music_training.edm_structure.decoding.Structure`).
 """
 
 from __future__ import annotations
@@ -50,63 +50,70 @@ def load(run_or_checkpoint: Path | str, device: str = "cpu") -> Predictor:
     return Predictor(made.to(device).eval(), settings)
 
 
-def predict(predictor: Predictor, path: Path | str) -> tuple[decoding.Structure, dict[str, numpy.ndarray]]:
-    """A file's structure and the activations that it was decoded from."""
-    found, duration = of_file(predictor, path)
-    return decoding.decode(found, predictor.frame_rate, duration, predictor.decoding), found
-
-
-def of_file(predictor: Predictor, path: Path | str) -> tuple[dict[str, numpy.ndarray], float]:
-    """Activations ``[T]`` or ``[T, n]`` of an audio file, and its duration in seconds."""
+def predict(predictor: Predictor, path: Path | str) -> decoding.Structure:
+    """A file's structure."""
+    decoder = decoding.Decoder(predictor.frame_rate, predictor.decoding)
     counted = [0]
+    for window in of_file(predictor, path, counted):
+        decoder.add(window)
+    return decoder.finish(counted[0] / features.SAMPLE_RATE)
+
+
+def of_file(predictor: Predictor, path: Path | str, counted: list[int] | None = None) -> Iterator[dict[str, numpy.ndarray]]:
+    """Activations of an audio file, window by window; ``counted[0]`` is raised by the samples read. UserError if it cannot be decoded."""
+    from ..errors import UserError
+
+    counted = [0] if counted is None else counted
 
     def counting(blocks: Iterable[numpy.ndarray]) -> Iterator[numpy.ndarray]:
         for block in blocks:
             counted[0] += len(block)
             yield block
 
-    from ..errors import UserError
-
     try:
         with audio.open_stream(path) as opened:
             blocks = counting(audio.mono(opened, features.SAMPLE_RATE))
-            if hasattr(predictor.model.backbone, "from_samples"):
-                found = activations(predictor, blocks, waveform=True)
-            else:
-                found = activations(predictor, features.stream(blocks))
+            waveform = hasattr(predictor.model.backbone, "from_samples")
+            yield from windows(predictor, blocks if waveform else features.stream(blocks), waveform)
     except audio.DecodeError as error:
         raise UserError(f"{path}: cannot be decoded ({error})") from None
-    return found, counted[0] / features.SAMPLE_RATE
 
 
 def activations(predictor: Predictor, blocks: Iterable[numpy.ndarray], waveform: bool = False) -> dict[str, numpy.ndarray]:
-    """Join the activations of overlapping windows of ``blocks`` (features ``[n, F]``, or samples ``[n]`` for MERT)."""
+    """The joined :func:`windows`: ``[T]`` or ``[T, n]`` each."""
+    return join(windows(predictor, blocks, waveform))
+
+
+def join(parts: Iterable[dict[str, numpy.ndarray]]) -> dict[str, numpy.ndarray]:
+    """One array a name, of dicts of arrays that follow each other."""
+    parts = list(parts)
+    return {name: numpy.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+
+
+def windows(predictor: Predictor, blocks: Iterable[numpy.ndarray], waveform: bool = False) -> Iterator[dict[str, numpy.ndarray]]:
+    """Activations of overlapping windows of ``blocks`` (features ``[n, F]``, or samples ``[n]`` for MERT), each cut to its own part."""
     rate = features.SAMPLE_RATE if waveform else features.FRAME_RATE
     frames_per_unit = predictor.frame_rate / rate
     size, overlap = round(SECONDS * rate), round(OVERLAP * rate)
-    parts: dict[str, list[numpy.ndarray]] = {}
     held: list[numpy.ndarray] = []
     length, first = 0, True
 
-    def run(window: numpy.ndarray, last: bool) -> None:
-        outputs = _forward(predictor, window)
+    def run(window: numpy.ndarray, last: bool) -> dict[str, numpy.ndarray]:
         low = 0 if first else round(overlap / 2 * frames_per_unit)
         high = None if last else round((len(window) - overlap / 2) * frames_per_unit)
-        for name, values in outputs.items():
-            parts.setdefault(name, []).append(values[low:high])
+        return {name: values[low:high] for name, values in _forward(predictor, window).items()}
 
     for block in blocks:
         held.append(block)
         length += len(block)
         while length > size:
             joined = numpy.concatenate(held)
-            run(joined[:size], last=False)
+            yield run(joined[:size], last=False)
             first = False
             held = [joined[size - overlap :]]
             length = len(held[0])
     if length and (first or length > overlap / 2):
-        run(numpy.concatenate(held), last=True)
-    return {name: numpy.concatenate(values) for name, values in parts.items()}
+        yield run(numpy.concatenate(held), last=True)
 
 
 @torch.inference_mode()

@@ -66,7 +66,7 @@ def evaluate(run: Path, settings: EdmSettings | None = None, tracks: Sequence | 
     chosen = tracks if tracks is not None else split(sources.load(settings or predictor.settings), settings or predictor.settings)[1]
     rows = []
     for track in progress(chosen, "evaluating", unit="tracks"):
-        structure, _ = inference.predict(predictor, track.audio)
+        structure = inference.predict(predictor, track.audio)
         rows.append({"track": track.id, "artist": track.artist, **evaluation.score(track, structure)})
     summary = metrics.summarise(rows)
     write_evaluation(rows, summary, run / EVALUATION)
@@ -121,7 +121,7 @@ def predict(
         written.append(target)
         if skip_existing and target.is_file():
             continue
-        structure, _ = inference.predict(predictor, path)
+        structure = inference.predict(predictor, path)
         if plot:
             samples, rate = audio.read(path, 8000)
             with files.atomic(out_dir / f"{path.stem}.png") as temporary:

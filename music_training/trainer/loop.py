@@ -211,7 +211,9 @@ class Trainer:
 
     def _seed(self) -> None:
         seed = ((self.settings.random_seed * 1_000_003 + self.step) * 4099 + self.process) % 2**32
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a stack trace for every device that is not there
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed_all(seed)
         numpy.random.seed(seed)
         random.seed(seed)
 

@@ -13,7 +13,7 @@ import pytest
 
 from music_training import config, files, runs
 from music_training.edm_structure import __main__ as cli
-from music_training.edm_structure import inference, tracks, train
+from music_training.edm_structure import features, inference, tracks, train
 from music_training.edm_structure.config import EdmSettings
 from music_training.errors import UserError
 from music_training.library import annotations
@@ -81,11 +81,12 @@ def test_predict_writes_what_others_read(trained, annotated, tmp_path):
 
 def test_windows_join_to_what_one_window_says(trained, annotated, monkeypatch):
     predictor = inference.load(trained)
-    whole, duration = inference.of_file(predictor, annotated / "track0.wav")
-    assert duration == pytest.approx(24.0, abs=0.01) and len(whole["beat"]) == 1201
+    counted = [0]
+    whole = inference.join(inference.of_file(predictor, annotated / "track0.wav", counted))
+    assert counted[0] / features.SAMPLE_RATE == pytest.approx(24.0, abs=0.01) and len(whole["beat"]) == 1201
     monkeypatch.setattr(inference, "SECONDS", 12.0)
     monkeypatch.setattr(inference, "OVERLAP", 6.0)
-    joined, _ = inference.of_file(predictor, annotated / "track0.wav")
+    joined = inference.join(inference.of_file(predictor, annotated / "track0.wav"))
     assert {name: value.shape for name, value in joined.items()} == {name: value.shape for name, value in whole.items()}
     assert numpy.corrcoef(joined["beat"], whole["beat"])[0, 1] > 0.95
 

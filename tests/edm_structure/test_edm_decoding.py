@@ -100,3 +100,17 @@ def test_nothing_to_find_is_no_error():
     found = decoding.decode({"beat": silent, "downbeat": silent, "boundary": silent}, RATE, 10.0)
     assert found.segments == [(0.0, 10.0, "intro")] and not len(found.beats) and found.bpm == 0.0
     assert decoding.decode({}, RATE, 10.0).segments == [(0.0, 10.0, "intro")]
+
+
+def test_a_long_mix_decodes_window_by_window(monkeypatch):
+    monkeypatch.setattr(decoding, "LONGEST", 60.0)
+    at = 150.0  # seconds, where the tempo changes
+    beats = numpy.concatenate([numpy.arange(0.5, at, 60 / 124), numpy.arange(at + 0.3, 320, 60 / 140)])
+    lines = {"beat": pulses(beats, 320.0), "downbeat": pulses(beats[::4], 320.0), "boundary": pulses(beats[64::64], 320.0, 0.5)}
+    decoder = decoding.Decoder(RATE)
+    for start in range(0, len(lines["beat"]), 2400):
+        decoder.add({name: line[start : start + 2400] for name, line in lines.items()})
+        assert sum(map(len, decoder._held.get("beat", []))) <= 1.5 * 60 * RATE  # what is held does not grow
+    found = decoder.finish(320.0)
+    assert metrics.beats(beats, found.beats) > 0.97
+    assert len(decoder.grids) >= 4 and all(numpy.diff(found.beats) > 0.2)
