@@ -104,7 +104,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="a run of the studio library")
     parser.add_argument("--tracks", type=int, default=16)
-    parser.add_argument("--first", type=int, default=64, help="number of the first track; 0 to 63 were looked at while the decoding was made")
+    parser.add_argument(
+        "--first", type=int, default=64, help="number of the first track; 0 to 63 were looked at while the decoding was made"
+    )
     arguments = parser.parse_args()
     samples = Path(os.environ.get("REAL_DATA_DIR") or files.REPOSITORY.parent / "shared" / "real") / "sonic_pi_samples"
     if not samples.is_dir():

@@ -13,6 +13,8 @@ import torch
 from . import augment, features, targets
 from .config import EdmSettings
 
+OFF_BEAT = ("bass", "hihat")  # stems that much of the music plays between the beats
+
 
 @dataclass(frozen=True)
 class AnnotatedTrack:
@@ -72,7 +74,8 @@ class Example:
         start = float(round(rng.uniform(0, room))) if room > 0 else 0.0
         stems, change = self.stems[number], settings.augmentation
         if stems and rng.random() < change.share:
-            parts = [augment.resample(stem, start, speed, self.frames) for stem in stems]
+            late = self._late(self.tracks[number], rng)
+            parts = [augment.resample(stem, start - shift, speed, self.frames) for stem, shift in zip(stems, late, strict=True)]
             mel = augment.remix(parts, change, rng)
         else:
             mel = augment.resample(source[:, : features.MELS], start, speed, self.frames)
@@ -82,6 +85,14 @@ class Example:
         made["mask"] = (start + speed * numpy.arange(self.frames) < len(source)).astype(numpy.float32)
         made["beat_mask"] = made["mask"] * float(len(self.tracks[number].beats) > 0)
         return {name: torch.from_numpy(numpy.ascontiguousarray(value)) for name, value in made.items()}
+
+    def _late(self, track: AnnotatedTrack, rng: numpy.random.Generator) -> list[float]:
+        """By how many frames each stem is to be played late: half a beat, or not at all."""
+        if len(track.beats) < 2:
+            return [0.0] * len(track.stems)
+        half = float(numpy.median(numpy.diff(track.beats))) / 2 * features.FRAME_RATE
+        share = self.settings.augmentation.syncopation
+        return [half * (path.stem in OFF_BEAT and rng.random() < share) for path in track.stems]
 
     def _stems(self, track: AnnotatedTrack) -> list[numpy.ndarray]:
         """Mel frames of a track's stems, where they are to be mixed anew."""

@@ -5,6 +5,7 @@ import pytest
 import soundfile
 import torch
 
+from music_training import config
 from music_training.edm_structure import LABELS, augment, features, targets
 from music_training.edm_structure.config import Augmentation, EdmSettings
 from music_training.edm_structure.data import AnnotatedTrack, Example, split
@@ -132,3 +133,26 @@ def test_no_artist_is_on_both_sides():
     assert not {item.artist for item in train} & {item.artist for item in held} and len({item.artist for item in held}) == 1
     folds = [split(tracks(21), EdmSettings(fold=fold, folds=5))[1] for fold in range(5)]
     assert sorted(item.id for fold in folds for item in fold) == sorted(item.id for item in tracks(21))
+
+
+def test_stems_are_mixed_anew_and_those_between_the_beats_can_come_late(annotated, tmp_path, small):
+    rate, beat = 24000, 0.5
+    for name in ("kick", "bass"):  # clicks on each beat, at two heights
+        samples = numpy.zeros(16 * rate, numpy.float32)
+        for number in range(32):
+            place = round(number * beat * rate)
+            samples[place : place + 1200] = numpy.sin(2 * numpy.pi * {"kick": 3000, "bass": 300}[name] * numpy.arange(1200) / rate)
+        soundfile.write(tmp_path / f"{name}.wav", samples, rate)
+    beats = numpy.arange(32) * beat
+    stems = (tmp_path / "kick.wav", tmp_path / "bass.wav")
+    track = AnnotatedTrack("t", stems[0], "a", 16.0, numpy.array([0.0]), ["drop"], beats, beats[::4], 120.0, stems)
+    change = {"share": 1.0, "tempo": 0, "pitch": 0, "equaliser": 0, "noise": 0, "masks": 0, "remix": 1e-6}
+    heard = {}
+    for share in (0.0, 1.0):
+        settings = config.load(EdmSettings, {**small.model_dump(), "duration": 15.0, "augmentation": {**change, "syncopation": share}})
+        crop = Example([track], settings).crop(0, numpy.random.default_rng(0))
+        level = crop["inputs"].exp().square().numpy()
+        on = numpy.flatnonzero(crop["beat"].numpy() > 0.99)[1:-1]
+        low, high = level[:, :16].sum(1), level[:, 30:].sum(1)
+        heard[share] = [line[on + 1].mean() / line[on + 14].mean() for line in (low, high)]  # on the beat, against half a beat later
+    assert min(heard[0.0]) > 100 and heard[1.0][0] < 0.05 and heard[1.0][1] > 100
