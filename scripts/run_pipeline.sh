@@ -4,4 +4,5 @@
 set -euo pipefail
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 bash "$scripts/startup_script.sh"
-exec "$(bash "$scripts/startup_script.sh" --where)/bin/python" "$scripts/run_notebooks.py" "$@"
+eval "$(bash "$scripts/startup_script.sh" --environment)"
+exec "$MUSIC_VENV/bin/python" "$scripts/run_notebooks.py" "$@"

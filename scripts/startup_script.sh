@@ -7,19 +7,27 @@ TORCHAUDIO=2.11.0  # the release for TORCH, as in requirements-nodeps.txt
 
 usage() {
   cat <<'TEXT'
-usage: bash scripts/startup_script.sh [--dev] [--where] [--help]
+usage: bash scripts/startup_script.sh [--dev] [--pod] [--where] [--environment] [--help]
 
 Installs ffmpeg, libsndfile1, rsync and openssh-client where missing (as root on Debian or Ubuntu; names them
 otherwise), makes a virtual environment with everything in requirements*.txt, and adds the Jupyter kernel
 "Music training". A Python that has torch 2.6 or newer keeps it. A second call does nothing, in a moment; an
 interrupted one is continued.
 
-  --dev    also what the tests need (requirements-dev.txt)
-  --where  print the path of the virtual environment and do nothing else
+  --dev          also what the tests need (requirements-dev.txt)
+  --pod          also what makes a rented pod a place to work at: logins with $PUBLIC_KEY, JupyterLab with the kernel
+                 in place and $JUPYTER_PASSWORD. Implied where this is called as /post_start.sh (a link or a copy)
+  --where        print the path of the virtual environment and do nothing else
+  --environment  print where things lie on this machine, as lines for a shell, and do nothing else
 
 Environment:
   MUSIC_VENV      where the virtual environment lies (default: .venv in the repository, or
-                  ~/.venvs/music-training where the repository is on a network volume)
+                  ~/.venvs/music-training where the repository is on a volume)
+  MUSIC_VOLUME    the folder that outlives a pod's stop (default on a pod: /workspace); data and outputs lie there
+  MUSIC_OUTPUTS   where everything is written (default: outputs/ on the volume, or in the repository without one)
+  MUSIC_CACHE     downloaded models and packages (default: ~/.cache, on the local disk)
+  MUSIC_JUPYTER_PORT, MUSIC_SSH_PORT   8888 and 22
+  MUSIC_REPOSITORY   where a copy as /post_start.sh finds the repository (default: music-training/ on the volume)
   MUSIC_PYTHON    the Python to use, 3.10 to 3.12 (default: one with torch, else python3.11, 3.10, 3.12)
   MUSIC_SETUP_GB  free disk space asked for, in GB (default: 6; 12 where a GPU needs the CUDA build of torch)
 TEXT
@@ -31,7 +39,7 @@ fail() {
   exit 1
 }
 
-repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+# --- Where things lie ---
 
 # Network volumes are slow with the tens of thousands of small files of a virtual environment.
 on_network_volume() {
@@ -41,25 +49,74 @@ on_network_volume() {
   return 1
 }
 
+find_volume() { # what outlives the stop of a pod: the folder that is named, or the usual ones on RunPod or where one is mounted
+  local folder places=("${RP_WORKSPACE:-/workspace}" /workspace /runpod-volume)
+  if [ -n "${MUSIC_VOLUME:-}" ]; then
+    [ -d "$MUSIC_VOLUME" ] && [ -w "$MUSIC_VOLUME" ] || fail "MUSIC_VOLUME=$MUSIC_VOLUME: no folder that this user can write to"
+    (cd "$MUSIC_VOLUME" && pwd -P)
+    return
+  fi
+  for folder in "${places[@]}"; do
+    if [ -d "$folder" ] && [ -w "$folder" ] &&
+      { [ -n "${RUNPOD_POD_ID:-}" ] || [ "$(stat -c %d "$folder")" != "$(stat -c %d "$folder/..")" ]; }; then
+      (cd "$folder" && pwd -P)
+      return
+    fi
+  done
+}
+
+volume=$(find_volume)
+script=$(readlink -f "${BASH_SOURCE[0]}")
+repository=$(dirname "$(dirname "$script")")
+pod=false
+if [ "${0##*/}" = post_start.sh ]; then
+  pod=true
+  if [ ! -f "$repository/requirements.txt" ]; then # a copy
+    repository=${MUSIC_REPOSITORY:-$volume/music-training}
+    [ -f "$repository/scripts/startup_script.sh" ] || fail "$repository: the repository is not there; name it in MUSIC_REPOSITORY"
+    exec bash "$repository/scripts/startup_script.sh" --pod "$@"
+  fi
+fi
+
+on_volume() { case "$1/" in "${volume:-/dev/null}"/*) return 0 ;; esac && return 1; }
+
+local_disk() { # a folder of this user that is neither on the volume nor somebody else's
+  if [ -w "${HOME:-/dev/null}" ] && ! on_volume "$(cd "$HOME" && pwd -P)"; then printf '%s\n' "$HOME"; else printf '/var/tmp/music-training-%s\n' "$(id -u)"; fi
+}
+
 where() {
   if [ -n "${MUSIC_VENV:-}" ]; then
     case "$MUSIC_VENV" in
       /*) printf '%s\n' "$MUSIC_VENV" ;;
       *) printf '%s\n' "$PWD/$MUSIC_VENV" ;;
     esac
-  elif on_network_volume "$repository"; then
-    printf '%s\n' "$HOME/.venvs/music-training"
+  elif on_volume "$repository" || on_network_volume "$repository" || [ ! -w "$repository" ]; then
+    printf '%s\n' "$(local_disk)/.venvs/music-training"
   else
     printf '%s\n' "$repository/.venv"
   fi
+}
+
+environment() { # what is decided here, as lines for a shell
+  local cache=${MUSIC_CACHE:-$(local_disk)/.cache} name value
+  printf 'export MUSIC_VENV=%q\n' "$(where)"
+  if [ -n "${MUSIC_OUTPUTS:-$volume}" ]; then printf 'export MUSIC_OUTPUTS=%q\n' "${MUSIC_OUTPUTS:-$volume/outputs}"; fi
+  for name in HF_HOME=huggingface PIP_CACHE_DIR=pip TORCH_HOME=torch; do
+    value=${name%=*}
+    value=${!value:-}
+    if [ -n "${MUSIC_CACHE:-}" ] || { [ -n "$value" ] && on_volume "$value"; } || { [ -z "$value" ] && [ "$cache" != "${HOME:-}/.cache" ]; }; then
+      printf 'export %s=%q\n' "${name%=*}" "$cache/${name#*=}"
+    fi
+  done
 }
 
 dev=false
 for argument in "$@"; do
   case "$argument" in
     --dev) dev=true ;;
-    --where)
-      where
+    --pod) pod=true ;;
+    --where | --environment)
+      "${argument#--}"
       exit 0
       ;;
     -h | --help)
@@ -74,6 +131,8 @@ unset PYTHONPATH PYTHONHOME
 export PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
 venv=$(where)
 log="$venv/setup.log"
+if [ -n "$volume" ]; then eval "$(environment)"; fi
+if $pod; then . "$repository/scripts/pod_services.sh"; fi
 
 # --- Programs of the system ---
 
@@ -95,6 +154,7 @@ system_programs() {
   command -v ffmpeg >/dev/null || missing+=(ffmpeg)
   command -v rsync >/dev/null || missing+=(rsync)
   command -v ssh >/dev/null || missing+=(openssh-client)
+  if $pod && [ -n "${PUBLIC_KEY:-}" ] && [ "$(id -u)" = 0 ] && [ ! -x /usr/sbin/sshd ]; then missing+=(openssh-server); fi
   if [ "${1:-}" = all ] && ! { PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q 'libsndfile\.so'; }; then
     missing+=(libsndfile1)
   fi
@@ -124,9 +184,16 @@ is_done() { # $1: the variant
 
 variant=run
 if $dev; then variant=dev; fi
+if $pod; then # first of all, so that a person can log in and look on
+  system_programs
+  say_decisions
+  hand_on_environment
+  let_in
+fi
 if is_done "$variant" || is_done dev; then
   system_programs
   say "up to date: $venv"
+  if $pod; then start_jupyter; fi
   exit 0
 fi
 
@@ -196,6 +263,7 @@ if command -v flock >/dev/null && ! flock -n 9; then
   flock 9
   if is_done "$variant"; then
     say "up to date: $venv"
+    if $pod; then start_jupyter; fi
     exit 0
   fi
 fi
@@ -210,7 +278,7 @@ fi
 
 say "Python $version ($python), virtual environment $venv"
 if [ -z "${MUSIC_VENV:-}" ] && [ "$venv" != "$repository/.venv" ]; then
-  say "the repository is on a network volume, so the virtual environment lies on the local disk"
+  say "the repository is on a volume, so the virtual environment lies on the local disk"
 fi
 
 # --- The virtual environment ---
@@ -319,3 +387,4 @@ fi
 key "$variant" >"$venv/.setup-$variant.tmp"
 mv "$venv/.setup-$variant.tmp" "$venv/.setup-$variant"
 say "done in $SECONDS s: torch $torch, activate with: source $venv/bin/activate"
+if $pod; then start_jupyter; fi

@@ -4,5 +4,6 @@
 set -euo pipefail
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 bash "$scripts/startup_script.sh" >&2
+eval "$(bash "$scripts/startup_script.sh" --environment)"
 export PYTHONPATH="${scripts%/scripts}${PYTHONPATH:+:$PYTHONPATH}"
-exec "$(bash "$scripts/startup_script.sh" --where)/bin/python" -m music_training.supervision "$@"
+exec "$MUSIC_VENV/bin/python" -m music_training.supervision "$@"

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,14 @@ from music_training import files
 
 SCRIPT = "scripts/startup_script.sh"
 INPUTS = ("requirements.txt", "requirements-nodeps.txt", "requirements-dev.txt", "pyproject.toml", SCRIPT)
+POD = "scripts/pod_services.sh"
 
 
 @pytest.fixture
 def repository(tmp_path):
     """What the set-up reads, in a folder of its own."""
     folder = tmp_path / "repository"
-    for name in INPUTS:
+    for name in (*INPUTS, POD):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(files.REPOSITORY / name, folder / name)
     return folder
@@ -61,8 +63,8 @@ def test_where_it_lies(repository, tmp_path):
 @pytest.mark.parametrize("kind, network", [("nfs", True), ("fuse", True), ("fuseblk", False), ("ext2/ext3", False), ("overlayfs", False)])
 def test_a_network_volume_gets_its_environment_on_the_local_disk(repository, tmp_path, kind, network):
     program(tmp_path / "bin", "stat", f"echo {kind}")
-    where = run(repository, "--where", PATH=f"{tmp_path}/bin:{os.environ['PATH']}", HOME="/home/me").stdout.strip()
-    assert where == ("/home/me/.venvs/music-training" if network else f"{repository}/.venv")
+    where = run(repository, "--where", PATH=f"{tmp_path}/bin:{os.environ['PATH']}", HOME=str(tmp_path)).stdout.strip()
+    assert where == (f"{tmp_path}/.venvs/music-training" if network else f"{repository}/.venv")
 
 
 def test_a_wrong_python_is_one_line(repository, tmp_path):
@@ -102,6 +104,7 @@ def without_root(tmp_path):
     for name in (
         "bash",
         "dirname",
+        "readlink",
         "mktemp",
         "rm",
         "cat",
@@ -153,6 +156,116 @@ def test_a_change_sets_up_again(repository, changed):
     with open(repository / changed, "a") as stream:
         stream.write("# changed\n")
     assert "GB needed" in only_line(run(repository, MUSIC_SETUP_GB="9000000"))
+
+
+# On a pod
+
+
+@pytest.fixture
+def pod(repository, tmp_path):
+    """A finished set-up, a volume, a home, a server at the ssh port; gives the environment of such a pod."""
+    venv = stamped(repository)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "volume").mkdir()
+    ssh = socket.create_server(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    # Instead of Python: notes how it was called and with which token, and listens as JupyterLab would.
+    listen = f"import socket, time; s = socket.socket(); s.bind(('127.0.0.1', {port})); s.listen(); time.sleep(20)"
+    text = f'echo "$@ token=$JUPYTER_TOKEN outputs=$MUSIC_OUTPUTS" >> {tmp_path}/calls\n'
+    text += f'case "$2" in jupyterlab) exec {sys.executable} -c "{listen}" ;; esac'
+    program(venv / "bin", "python", text)
+    home = {"HOME": str(tmp_path / "home"), "MUSIC_VOLUME": str(tmp_path / "volume"), "MUSIC_JUPYTER_PORT": port}
+    home["MUSIC_SSH_PORT"] = str(ssh.getsockname()[1])
+    yield {**home, "RUNPOD_POD_ID": "abc", "HF_HOME": "", "PIP_CACHE_DIR": "", "TORCH_HOME": "", "MUSIC_VENV": str(venv)}
+    ssh.close()
+
+
+KEYS = "ssh-ed25519 AAAA me@laptop\nssh-rsa BBBB\r\nrm -rf /\n"
+
+
+def test_a_pod_gets_keys_an_environment_and_jupyter_once(repository, tmp_path, pod):
+    home = tmp_path / "home"
+    pod |= {"PUBLIC_KEY": KEYS, "JUPYTER_PASSWORD": "pass word$"}
+    (home / ".ssh").mkdir()
+    files.write_text(home / ".ssh" / "authorized_keys", "ssh-rsa OLD")  # no line end
+    first = run(repository, "--pod", **pod)
+    assert first.returncode == 0, first.stdout + first.stderr
+    for words in (
+        f"volume: {tmp_path}/volume",
+        f"data and outputs: {tmp_path}/volume/outputs",
+        "2 keys of PUBLIC_KEY added",
+        "no public key",
+    ):
+        assert words in first.stdout
+    assert "JupyterLab: started" in first.stdout and "pass word" not in first.stdout
+    keys = home / ".ssh" / "authorized_keys"
+    assert keys.read_text() == "ssh-rsa OLD\nssh-ed25519 AAAA me@laptop\nssh-rsa BBBB\n"
+    assert (keys.stat().st_mode & 0o777, keys.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    call = next(line for line in (tmp_path / "calls").read_text().splitlines() if "jupyterlab" in line)
+    assert call.endswith(f"token=pass word$ outputs={tmp_path}/volume/outputs") and call.count("pass word") == 1
+    assert "--ip 0.0.0.0" in call and f"https://abc-{pod['MUSIC_JUPYTER_PORT']}.proxy.runpod.net" in call
+    shell = subprocess.run(["bash", "-c", '. "$HOME/.bashrc"; echo "$MUSIC_OUTPUTS $MUSIC_VENV"'], capture_output=True, text=True, env=pod)
+    assert shell.stdout == f"{tmp_path}/volume/outputs {repository}/.venv\n"
+
+    before = {path: path.read_text() for path in (keys, home / ".bashrc", home / ".music-training.env")}
+    second = run(repository, "--pod", **pod)
+    assert second.returncode == 0 and "0 keys of PUBLIC_KEY added" in second.stdout
+    assert f"runs already on port {pod['MUSIC_JUPYTER_PORT']}" in second.stdout
+    assert {path: path.read_text() for path in before} == before
+
+
+def test_without_a_password_jupyter_is_for_this_machine_only(repository, tmp_path, pod):
+    ended = run(repository, "--pod", JUPYTER_PASSWORD="", **pod)
+    assert ended.returncode == 0, ended.stderr
+    assert "of this machine only" in ended.stdout and "PUBLIC_KEY is not set" in ended.stdout
+    assert "--ip 127.0.0.1" in (tmp_path / "calls").read_text() and "allow_origin" not in (tmp_path / "calls").read_text()
+
+
+def test_a_jupyter_that_does_not_start_is_one_line(repository, tmp_path, pod):
+    program(repository / ".venv" / "bin", "python", 'case "$2" in jupyterlab) echo "no module jupyterlab"; exit 1 ;; esac')
+    assert "JupyterLab does not start: no module jupyterlab" in only_line(run(repository, "--pod", **pod))
+
+
+@pytest.mark.parametrize("how", ["link", "copy"])
+def test_it_works_as_post_start(repository, tmp_path, pod, how):
+    start = tmp_path / "post_start.sh"
+    if how == "link":
+        start.symlink_to(repository / SCRIPT)
+    else:
+        shutil.copy(repository / SCRIPT, start)
+        missing = subprocess.run(["bash", start], capture_output=True, text=True, env={**os.environ, **pod})
+        assert "the repository is not there; name it in MUSIC_REPOSITORY" in only_line(missing)
+    environment = {**os.environ, **pod, "MUSIC_REPOSITORY": str(repository), "MUSIC_PYTHON": sys._base_executable}
+    ended = subprocess.run(["bash", start], capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0 and "JupyterLab: started" in ended.stdout, ended.stdout + ended.stderr
+
+
+def variables(ended) -> dict[str, str]:
+    return dict(line.removeprefix("export ").split("=", 1) for line in ended.stdout.splitlines())
+
+
+def test_what_is_small_and_often_read_goes_to_the_local_disk(repository, tmp_path, pod):
+    volume = tmp_path / "volume"
+    pod["MUSIC_VENV"] = ""
+    assert variables(run(repository, "--environment", **pod)) == {
+        "MUSIC_VENV": f"{repository}/.venv",
+        "MUSIC_OUTPUTS": f"{volume}/outputs",
+    }
+    # The image puts caches on the volume, and the repository lies there.
+    there = shutil.copytree(repository, volume / "music-training")
+    pod["HF_HOME"] = f"{volume}/.cache/huggingface"
+    found = variables(run(there, "--environment", **pod))
+    assert found["HF_HOME"] == f"{tmp_path}/home/.cache/huggingface" and found["MUSIC_VENV"] == f"{tmp_path}/home/.venvs/music-training"
+    # A home on the volume is no local disk either.
+    found = variables(run(there, "--environment", **{**pod, "HOME": str(volume)}))
+    local = f"/var/tmp/music-training-{os.getuid()}"
+    assert found["MUSIC_VENV"] == f"{local}/.venvs/music-training" and found["PIP_CACHE_DIR"] == f"{local}/.cache/pip"
+    # What a person says counts.
+    said = {"MUSIC_CACHE": f"{volume}/cache", "MUSIC_OUTPUTS": "/data/out", "MUSIC_VENV": "/venv"}
+    found = variables(run(there, "--environment", **{**pod, **said}))
+    assert (found["HF_HOME"], found["MUSIC_OUTPUTS"], found["MUSIC_VENV"]) == (f"{volume}/cache/huggingface", "/data/out", "/venv")
+    assert "no folder that this user can write to" in only_line(run(repository, "--pod", **{**pod, "MUSIC_VOLUME": "/none"}))
 
 
 @pytest.mark.long
