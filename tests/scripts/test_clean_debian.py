@@ -1,6 +1,5 @@
 """The set-up as a pod's start in a clean Debian root (debootstrap, chroot): as root and as a normal user, each twice."""
 
-import configparser
 import json
 import os
 import shutil
@@ -24,9 +23,7 @@ PIP = {name: value for name, value in os.environ.items() if name.startswith("PIP
 def local_packages() -> list[Path]:
     """Folders of packages that pip uses on this machine beside its index."""
     listed = subprocess.run(["pip", "config", "list"], capture_output=True, text=True).stdout
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read_string("[all]\n" + listed)
-    words = " ".join(value.strip("'\"") for value in parser["all"].values()).split()
+    words = " ".join(line.partition("=")[2].strip("'\"") for line in listed.splitlines()).split()
     return [path for word in dict.fromkeys(words) if (path := Path(word.removeprefix("file://"))).is_absolute() and path.is_dir()]
 
 
