@@ -201,7 +201,7 @@ def _measure(out: Path, name: str, steps: int, overrides: list[str]) -> None:
 
     from music_training.musicgen import train
 
-    few = ["optim.epochs=1", f"optim.updates_per_epoch={steps + 1}", "logging.every=1", "checkpoint.save_last=false", f"run={name}"]
+    few = ["optim.epochs=1", f"optim.updates_per_epoch={steps + 1}", "logging.every=1", f"run={name}"]
     try:
         train.main([*overrides, *few])
     except torch.OutOfMemoryError as error:
