@@ -63,6 +63,16 @@ def gpus() -> list[str]:
     return [line.strip() for line in output.splitlines() if line.strip()]
 
 
+def gpu_memory() -> list[tuple[int, int]]:
+    """Memory in use and there is of every GPU, in MiB."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits"]
+        output = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        return [tuple(int(word) for word in line.split(",")) for line in output.splitlines() if line.strip()]
+    except (OSError, subprocess.SubprocessError, ValueError):  # a GPU that does not say
+        return []
+
+
 def package_version(name: str) -> str:
     """The installed version of a package."""
     try:

@@ -26,7 +26,7 @@ class Progress:
         self.total, self.label, self.unit = total, label, unit
         self.count, self._before, self._note = done, done, ""
         self._start = self._last = time.monotonic()
-        self._bar = _widget(label, total) if _live() else None
+        self._bar = _widget(label, total) if live() else None
 
     def __enter__(self) -> Progress:
         return self
@@ -60,9 +60,9 @@ class Progress:
         parts = [f"{self.count:g}/{self.total:g} {self.unit}" if self.total else f"{self.count:g} {self.unit}"]
         parts.append(f"{rate:.3g} {self.unit}/s")
         if state:
-            parts.append(f"{state} in {_clock(seconds)}")
+            parts.append(f"{state} in {clock(seconds)}")
         elif self.total and rate > 0:
-            parts.append(f"ETA {_clock((self.total - self.count) / rate)}")
+            parts.append(f"ETA {clock((self.total - self.count) / rate)}")
         return ", ".join([*parts, self._note] if self._note else parts)
 
 
@@ -76,13 +76,14 @@ def progress(items: Iterable[T], label: str, total: float | None = None, unit: s
             shown.update()
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as ``1:05`` or ``2:01:05``."""
     minutes, seconds = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def _live() -> bool:
+def live() -> bool:
     """Whether a person looks on through JupyterLab; the notebook runner sets ``$MUSIC_HEADLESS``."""
     return "ipykernel" in sys.modules and os.environ.get("MUSIC_HEADLESS") != "1"
 

@@ -57,7 +57,7 @@ def test_an_error_is_no_completion(clock, capsys):
     "seconds, text", [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3599.4, "59:59"), (3661, "1:01:01"), (90000, "25:00:00")]
 )
 def test_times_as_people_read_them(seconds, text):
-    assert progress._clock(seconds) == text
+    assert progress.clock(seconds) == text
 
 
 def test_generators_need_no_length(capsys):

@@ -24,7 +24,7 @@ from pydantic import Field
 from .. import files, parallel, runs, stages
 from ..config import Settings
 from ..errors import INTERRUPTED, UserError
-from ..progress import Progress
+from ..live import Live
 from . import tokens
 from .captions import CaptionSettings
 
@@ -208,17 +208,11 @@ def _passing_on_sigterm(process: subprocess.Popen) -> Iterator[None]:
 
 def _follow(process: subprocess.Popen, run: Path, steps: int) -> None:
     """Show the rows of metrics as they come, until the process ends; raise what it died of."""
-    with Progress(steps, run.name, "steps") as shown:
-        position = 0
-        while True:
-            ended = process.poll() is not None
-            rows, position = runs.new_rows(run, position)
-            if rows:
-                loss = next((f"{name} {rows[-1][name]:.3f}" for name in ("ce", "g_loss") if rows[-1].get(name) is not None), "")
-                shown.to(rows[-1]["step"], loss)
-            if ended:
-                break
+    with Live(run, steps) as shown:
+        while process.poll() is None:
+            shown.look()
             time.sleep(0.5)
+        shown.look()
         if process.returncode:
             raise _failure(process.returncode, run)
 

@@ -14,7 +14,8 @@ import torch
 
 from .. import config
 from ..errors import UserError
-from ..progress import Progress
+from ..live import View
+from ..progress import Progress, live
 
 if TYPE_CHECKING:
     from .loop import Trainer
@@ -202,20 +203,23 @@ class Profiling(Callback):
 
 
 class ShowProgress(Callback):
-    """A bar in JupyterLab, timed lines elsewhere, with the latest losses."""
+    """A bar and curves in JupyterLab, timed lines elsewhere, with the latest losses."""
 
     order = 90
 
     def __init__(self, label: str):
-        self.label, self.shown = label, None
+        self.label, self.shown, self.view = label, None, None
         self.note: dict[str, float] = {}
 
     def on_train_start(self, trainer: Trainer) -> None:
         if trainer.is_main:
             self.shown = Progress(trainer.total_steps, self.label, "step", done=trainer.step)
+            self.view = View(trainer.run, trainer.total_steps) if live() else None
 
     def on_log(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
         self.note["loss"] = metrics["loss"]
+        if self.view:
+            self.view.look()
 
     def on_validation_end(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
         watched = trainer.settings.checkpoint.metric
@@ -226,5 +230,8 @@ class ShowProgress(Callback):
             self.shown.to(step, ", ".join(f"{name} {value:.4g}" for name, value in self.note.items()))
 
     def on_train_end(self, trainer: Trainer) -> None:
+        if self.view:
+            self.view.look()
+            self.view.draw()
         if self.shown:
             self.shown.__exit__(None)
