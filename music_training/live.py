@@ -1,12 +1,15 @@
 """A training as it runs: loss and gradient curves, throughput, time and money to go, GPU memory; a widget in JupyterLab.
 
 Everything is read from the run's ``metrics.jsonl``, so any kernel can look at any run at any time: after a restart or a
-lost connection, call ``live.watch("RUN")`` in any notebook and the whole curve is there again. Headless, it is the timed
-lines of :mod:`music_training.progress`.
+lost connection, call ``live.watch("RUN")`` in any notebook and the whole curve is there again. (A page that is reloaded
+while its own cell runs shows the widget again when the cell ends: until then the kernel answers nobody.) The same picture
+is kept in ``logs/live.html`` of the run, which renews itself in any browser. Headless, there are the timed lines of
+:mod:`music_training.progress`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -17,12 +20,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from . import config, machine, prices, progress, runs
+from . import config, files, machine, prices, progress, runs
 
 LOSSES = ("ce", "g_loss", "loss", "msspec", "l1")
 GRADIENTS = ("grad_norm", "gradient_norm")
 RATES = ("lr", "learning_rate")
 EVERY = 1.0  # seconds between two drawings at most
+PAGE_EVERY = 10.0  # seconds between two writings of logs/live.html
 RECENT = 20  # rows that the throughput is taken over
 POINTS = 200  # of a curve
 Rows = Sequence[Mapping[str, Any]]
@@ -108,9 +112,13 @@ class View:
         if self._panel is None:
             return
         self._drawn = time.monotonic()
-        if self._drawn - self._asked >= 10:
-            self._memory, self._asked = machine.gpu_memory(), self._drawn
-        self._panel.value = html(self.rows, self.standing(), self.price, self._memory, self.run.name)
+        self._panel.value = self.html()
+
+    def html(self) -> str:
+        """The curves as they are now."""
+        if time.monotonic() - self._asked >= 10:
+            self._memory, self._asked = machine.gpu_memory(), time.monotonic()
+        return html(self.rows, self.standing(), self.price, self._memory, self.run.name)
 
     def standing(self) -> Standing:
         """Where the training stands."""
@@ -131,12 +139,16 @@ class View:
 
 
 class Live:
-    """A run while it trains, for the one who waits for it: a :class:`View` with a bar, or timed lines. A context manager."""
+    """A run while it trains, for the one who waits for it: a :class:`View` with a bar, or timed lines, and the page.
+
+    A context manager.
+    """
 
     def __init__(self, run: Path, steps: int, price: str | float | None = None):
         self.view = View(run, steps, price)
         rows = self.view.rows
         self._progress = progress.Progress(steps, run.name, "steps", done=rows[-1]["step"] if rows else 0)
+        self._written = -math.inf
 
     def __enter__(self) -> Live:
         return self
@@ -144,6 +156,7 @@ class Live:
     def __exit__(self, kind, *rest: object) -> None:
         self.look()
         self.view.draw()
+        self._write(ended=True)
         self._progress.__exit__(kind, *rest)
 
     def look(self) -> None:
@@ -151,7 +164,22 @@ class Live:
         if self.view.look():
             last = self.view.rows[-1]
             loss = [f"{name} {last[name]:.3f}" for name in LOSSES if last.get(name) is not None][:1]
-            self._progress.to(last["step"], ", ".join([*loss, *money(self.view.standing(), self.view.price)]))
+            costs = [] if progress.live() else money(self.view.standing(), self.view.price)  # a widget's label reads $ as mathematics
+            self._progress.to(last["step"], ", ".join([*loss, *costs]))
+            if time.monotonic() - self._written >= PAGE_EVERY:
+                self._write()
+
+    def _write(self, ended: bool = False) -> None:
+        self._written = time.monotonic()
+        again = "" if ended else f'<meta http-equiv="refresh" content="{PAGE_EVERY:g}">'
+        head = f'<!doctype html><html lang="en"><meta charset="utf-8">{again}<title>{escape(self.view.run.name)}</title>'
+        with contextlib.suppress(OSError):  # a full disk is the training's business
+            files.write_text(page_of(self.view.run), f'{head}<body style="font-family:system-ui">{self.view.html()}</body></html>\n')
+
+
+def page_of(run: Path) -> Path:
+    """The page of a run that renews itself while the run trains."""
+    return run / "logs" / "live.html"
 
 
 def watch(run: str | Path, steps: int | None = None, price: str | float | None = None) -> None:

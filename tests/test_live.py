@@ -142,7 +142,10 @@ def test_headless_it_is_timed_lines(run, monkeypatch, capsys):
     with live.Live(run, 30) as shown:
         write(run, row(20, ce=4.5, seconds=100.0))
         shown.look()
+        assert 'http-equiv="refresh"' in live.page_of(run).read_text() and "step 20 of 30" in live.page_of(run).read_text()
         write(run, row(30, ce=4.0, seconds=98.0))
+    page = live.page_of(run).read_text()
+    assert "refresh" not in page and "step 30 of 30" in page and "<svg" in page
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("one: 20/30 steps") and lines[0].endswith("ce 4.500, $1.02 of about $2.02")
     assert re.fullmatch(r"one: 30/30 steps, .* steps/s, done in 0:00, ce 4.000, \$2.00 of about \$2.00", lines[-1])

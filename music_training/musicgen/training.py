@@ -24,7 +24,7 @@ from pydantic import Field
 from .. import files, parallel, runs, stages
 from ..config import Settings
 from ..errors import INTERRUPTED, UserError
-from ..live import Live
+from ..live import Live, page_of
 from . import tokens
 from .captions import CaptionSettings
 
@@ -174,6 +174,7 @@ def _train(draft: stages.Draft, system: str, settings: TrainSettings, overrides:
         draft.remember(run=run.name)
     log = run / "logs" / "train.log"
     print(f"log: {log}", flush=True)
+    print(f"curves: {page_of(run)}", flush=True)
     launcher = [] if settings.processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={settings.processes}"]
     with open(log, "a", encoding="utf-8") as stream:
         process = subprocess.Popen(

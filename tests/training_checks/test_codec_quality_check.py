@@ -120,6 +120,14 @@ def test_si_snr_refuses_what_does_not_fit(noise):
         quality.si_snr(noise(100), noise(100), "other")
 
 
+@pytest.mark.parametrize("decibels", [0, 10, 20, 40])
+def test_standard_si_snr_of_the_tones_is_that_of_torchmetrics(decibels):
+    s, c = tone()
+    for estimate in (s + 10 ** (-decibels / 20) * c, 0.25 * (s + 10 ** (-decibels / 20) * c), s + 10 ** (-decibels / 20) * c + 0.1):
+        expected = torchmetrics_audio.scale_invariant_signal_noise_ratio(estimate, s)
+        torch.testing.assert_close(quality.si_snr(estimate, s), expected, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("decibels", [-10.0, 0.0, 25.0])
 def test_sdr_is_that_of_torchmetrics_and_feels_the_level(noise, decibels):
     reference = noise(2, 30000)
@@ -145,6 +153,43 @@ def test_mel_distance_of_a_gain_is_its_logarithm_and_of_silence_the_floor(noise)
     assert quality.mel_distance(0.1 * reference, reference).item() == pytest.approx(1.0, abs=0.01)
     assert quality.mel_distance(torch.zeros_like(reference), reference).shape == (1, 1)
     assert 2 < quality.mel_distance(torch.zeros_like(reference), reference).item() < 5
+
+
+# Bands
+
+
+def test_the_error_of_each_band_is_its_own(noise):
+    """Each band of white noise gets noise of its own level on top, made by cutting spectra."""
+    reference, added = noise(2, 8 * RATE), noise(2, 8 * RATE)
+    frequencies = torch.fft.rfftfreq(8 * RATE, 1 / RATE)
+    levels = [5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0]
+    spectrum = torch.fft.rfft(added)
+    for low, high, level in zip(quality.BANDS[:-1], quality.BANDS[1:], levels, strict=True):
+        spectrum[:, (frequencies >= low) & (frequencies < high)] *= 10 ** (-level / 20)
+    found = quality.band_sdr(reference + torch.fft.irfft(spectrum), reference)
+    assert found.shape == (2, 7)
+    torch.testing.assert_close(found, torch.tensor(levels).expand(2, 7), atol=0.5, rtol=0)
+
+
+def test_a_band_without_a_signal_says_nothing(noise):
+    s, c = tone()
+    found = quality.band_sdr(s + 0.1 * c, s)
+    assert found[1].item() == pytest.approx(20, abs=0.1)  # 440 Hz lies between 250 and 500
+    assert found[3:].isnan().all()
+    assert quality.band_sdr(s, s)[1].item() > 200
+
+
+@pytest.mark.parametrize("cut", [2000, 8000, 12000])
+def test_bandwidth_is_where_the_spectrum_ends(noise, cut):
+    spectrum = torch.fft.rfft(noise(2, 4 * RATE))
+    spectrum[:, torch.fft.rfftfreq(4 * RATE, 1 / RATE) > cut] = 0
+    found = quality.bandwidth(0.1 * torch.fft.irfft(spectrum))
+    torch.testing.assert_close(found, torch.full((2,), float(cut)), atol=350, rtol=0)
+
+
+def test_bandwidth_at_its_ends(noise):
+    assert quality.bandwidth(noise(RATE)).item() > 15500
+    assert quality.bandwidth(torch.zeros(3, RATE)).tolist() == [0, 0, 0]
 
 
 # Codebooks
@@ -194,7 +239,10 @@ def manifest(outputs):
 
 
 def test_a_codec_that_learnt_nothing_is_a_fault_and_silence_is_left_out(codec, manifest, outputs):
-    report = quality.check(codec, manifest, 10, outputs / "pairs")
+    torch.set_num_threads(2)
+    report = quality.check(codec, manifest, 10, outputs / "pairs", baseline=codec)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
     assert [row["clip"] for row in report.rows] == ["a_0000", "a_0001", "b_0000"]
     assert report.figures["silent_clips_left_out"] == 1 and report.figures["tracks"] == 2
     assert sorted(path.name for path in (outputs / "pairs").iterdir())[:2] == ["a_0000_original.wav", "a_0000_reconstructed.wav"]
@@ -207,6 +255,13 @@ def test_a_codec_that_learnt_nothing_is_a_fault_and_silence_is_left_out(codec, m
     rebuilt, _ = soundfile.read(outputs / "pairs" / "a_0000_reconstructed.wav", dtype="float32")
     expected = 10 * numpy.log10((original**2).sum() / ((original - rebuilt) ** 2).sum())
     assert report.rows[0]["sdr"] == pytest.approx(expected, abs=0.01)
+    assert report.figures["mel_baseline"] == pytest.approx(report.figures["mel"]) and f"beside {codec}" in {
+        f.subject for f in report.findings
+    }
+    assert report.figures["bandwidth_original"] > 15000 and {f"sdr_{low}_hz" for low in quality.BANDS[:-1]} <= set(report.rows[0])
+    worst = sorted(report.rows, key=lambda row: -row["mel"])
+    assert [row["clip"] for row in report.figures["worst"]] == [row["clip"] for row in worst]
+    assert [path.name for path in (outputs / "pairs").glob("*.png")] == [f"{worst[0]['clip']}_worst.png"]
 
 
 def test_mistakes_are_one_line(codec, manifest, outputs):
