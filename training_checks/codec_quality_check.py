@@ -10,17 +10,18 @@ import argparse
 import contextlib
 import json
 import math
+import os
 import re
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from music_training import files, profiles, runs, stages
+from music_training import config, files, profiles, runs, stages
 from music_training.errors import UserError, run_command
 from music_training.library import catalogue
 from training_checks.codec_metrics import BANDS, CodebookUsage, band_sdr, bandwidth, mel_distance, sdr, si_snr
@@ -243,11 +244,11 @@ def _untrained(codec: Path | str, path: str, device: str):
     folder = files.absolute(str(codec))
     if not is_weights_folder(folder):
         return None
-    config = read_config(folder)
-    config.device = device
+    trained_as = read_config(folder)
+    trained_as.device = device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = builders.get_compression_model(config).eval()
+        model = builders.get_compression_model(trained_as).eval()
         with torch.no_grad():
             model(_read(path, model.sample_rate).to(device))
     return model
@@ -282,6 +283,47 @@ def check_trained(dataset: str, scope: str, num_samples: int = 10, baseline: str
     params = {"codec": codec, "num_samples": num_samples, "baseline": baseline}
     done = stages.run("codec_quality", make, scope=scope, params=params, inputs=inputs, version=2, force=force)
     return Report.from_json(done.result)
+
+
+def after_epoch(run: Path) -> Callable[[int, CompressionModel], None]:
+    """What a codec's training calls after each epoch: a check every $CODEC_CHECK_EVERY epochs on $CODEC_CHECK_SAMPLES clips.
+
+    On validation clips, with the weights as they are then. The figures go to ``logs/codec_check.jsonl`` of the run, the
+    pairs to ``outputs/samples/<run>/reconstruction_epoch_<n>``. The training's random state is left as it was.
+    """
+    every, samples = (_whole_number(name, least, default) for name, least, default in (("EVERY", 0, 0), ("SAMPLES", 1, 5)))
+    validation = config.read_yaml(run / "config.yaml")["datasource"]["valid"]
+    manifest, dataset = files.absolute(validation) / "data.jsonl", Path(validation).parent.name
+
+    def check_now(epoch: int, codec: CompressionModel) -> None:
+        if not every or epoch % every:
+            return
+        import torch
+
+        folder = files.outputs_root() / "samples" / run.name / f"reconstruction_epoch_{epoch}"
+        was_training = codec.training
+        with torch.random.fork_rng():
+            try:
+                report = check(codec.eval(), manifest, samples, folder, name=f"{run.name}, epoch {epoch}")
+            finally:
+                codec.train(was_training)
+        write_card(folder, _card(report, run.name, _is_synthetic(dataset), epoch))
+        with open(run / "logs" / "codec_check.jsonl", "a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"epoch": epoch, **report.figures}) + "\n")
+        print("\n".join([report.title, *map(str, report.findings)]), flush=True)
+
+    return check_now
+
+
+def _whole_number(name: str, least: int, default: int) -> int:
+    text = os.environ.get(f"CODEC_CHECK_{name}") or str(default)
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f"CODEC_CHECK_{name}={text}: a whole number from {least} up")
+    return int(text)
+
+
+def _is_synthetic(dataset: str) -> bool:
+    return catalogue.path_of(dataset).is_file() and catalogue.is_synthetic(dataset)
 
 
 def show_pair(report: Report):

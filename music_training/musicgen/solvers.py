@@ -23,7 +23,7 @@ from audiocraft.utils.utils import get_dataset_from_loader
 from omegaconf import DictConfig
 from torch.nn import functional
 
-from .. import heartbeat, runs
+from .. import guard, heartbeat, runs
 from .captions import CaptionSettings
 from .codebooks import revive, start_codebooks, unquantised
 from .examples import refine
@@ -149,9 +149,16 @@ class CodecSolver(RunFolderSolver, CompressionSolver):
         super().__init__(cfg)
         self.balancer.averager = Averager(cfg.balancer.ema_decay or 1.0)
         self.register_stateful("balancer.averager")
+        self._each_epoch = guard.load(cfg.each_epoch, self.folder) if cfg.each_epoch and flashy.distrib.is_rank_zero() else None
         self.lr_scheduler = get_lr_scheduler(self.optimizer, cfg.schedule, self.total_updates)
         if self.lr_scheduler:
             self.register_stateful("lr_scheduler")
+
+    def commit(self, save_checkpoints: bool = True) -> None:
+        epoch = self.epoch
+        super().commit(save_checkpoints)
+        if self._each_epoch:
+            self._each_epoch(epoch, self.model)
 
     def build_model(self) -> None:
         super().build_model()

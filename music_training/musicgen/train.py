@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 # Settings that change where or how fast a run computes, not what it computes.
-_NOT_IDENTITY = ("run", "device", "num_threads", "mp_start_method", "efficient_attention_backend", "show", "dora", "slurm")
+_NOT_IDENTITY = ("run", "device", "num_threads", "mp_start_method", "efficient_attention_backend", "show", "each_epoch", "dora", "slurm")
 _NOT_IDENTITY_NESTED = ("logging", "tensorboard", "wandb", "profiler", "deadlock", "datasource")
 
 

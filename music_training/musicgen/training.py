@@ -70,13 +70,18 @@ class TrainSettings(Settings):
 
 
 class CodecSettings(TrainSettings):
-    """How to get a codec: trained, or ``pretrained`` (a hub name such as ``facebook/encodec_32khz``, or a file)."""
+    """How to get a codec: trained, or ``pretrained`` (a hub name such as ``facebook/encodec_32khz``, or a file).
+
+    ``check_every`` epochs (0: never; None: as $CODEC_CHECK_EVERY says) it is checked on ``check_samples`` clips.
+    """
 
     pretrained: str = ""
     model: str = "codec_large_32khz"
     segment_seconds: float = Field(1.0, gt=0)
     learning_rate: float = Field(3e-4, gt=0)
     adversarial: bool = True
+    check_every: int | None = Field(None, ge=0)
+    check_samples: int = Field(5, ge=1)
 
     def overrides(self, dataset: str) -> list[str]:
         return [
@@ -127,21 +132,31 @@ class LanguageModelSettings(TrainSettings):
         ]
 
 
-def train_codec(settings: CodecSettings, dataset: str, scope: str, force: bool = False) -> stages.StageResult:
-    """Train a codec on a data set; the result names its ``run`` and its ``codec`` (a weights folder, or a published one)."""
+def train_codec(
+    settings: CodecSettings, dataset: str, scope: str, price: str | float | None = None, force: bool = False
+) -> stages.StageResult:
+    """Train a codec on a data set; the result names its ``run`` and its ``codec`` (a weights folder, or a published one).
+
+    ``price`` is what an hour costs, for the live view (None: as :mod:`music_training.prices` knows it).
+    """
 
     def make(draft: stages.Draft) -> stages.Made:
         if settings.pretrained:
             return stages.Made([], {"run": "", "codec": settings.pretrained})
-        run = _train(draft, "codec", settings, settings.overrides(dataset))
+        run = _train(draft, "codec", settings, settings.overrides(dataset), price)
         return stages.Made(_weights(run), {"run": run.name, "codec": files.relative(run / "ckpt" / "best")})
 
     params = settings.model_dump(exclude=_PLACE)
     return stages.run("train_codec", make, scope=scope, params=params, inputs=_manifests(dataset), force=force)
 
 
-def train_language_model(settings: LanguageModelSettings, dataset: str, scope: str, force: bool = False) -> stages.StageResult:
-    """Train the language model; the result names its ``run``, its weights (``model``) and the ``codec`` it speaks."""
+def train_language_model(
+    settings: LanguageModelSettings, dataset: str, scope: str, price: str | float | None = None, force: bool = False
+) -> stages.StageResult:
+    """Train the language model; the result names its ``run``, its weights (``model``) and the ``codec`` it speaks.
+
+    ``price`` is what an hour costs, for the live view (None: as :mod:`music_training.prices` knows it).
+    """
     codec = settings.codec or stages.latest("train_codec", scope, "04_train_codec")["codec"]
     weights = files.absolute(codec) / "model.safetensors"
     cache = tokens.encode(dataset, codec, scope, tokens.TokenSettings(device=settings.device)).result if settings.token_cache else {}
@@ -150,7 +165,7 @@ def train_language_model(settings: LanguageModelSettings, dataset: str, scope: s
         reference = codec if files.absolute(codec).exists() else f"//pretrained/{codec.removeprefix('//pretrained/')}"
         overrides = [*settings.overrides(dataset), f"compression_model_checkpoint={reference}"]
         overrides += [f"token_cache={cache['tokens']}"] if cache else []
-        run = _train(draft, "musicgen", settings, overrides)
+        run = _train(draft, "musicgen", settings, overrides, price)
         result = {"run": run.name, "model": files.relative(run / "ckpt" / "best"), "codec": codec, "tokens": cache.get("tokens", "")}
         return stages.Made(_weights(run), result)
 
@@ -160,10 +175,11 @@ def train_language_model(settings: LanguageModelSettings, dataset: str, scope: s
     return stages.run("train_musicgen", make, scope=scope, params=params, inputs=inputs, force=force)
 
 
-_PLACE = {"workers", "threads", "processes", "device"}  # where and how fast, not what
+# Where and how fast, and how closely watched: not what.
+_PLACE = {"workers", "threads", "processes", "device", "check_every", "check_samples"}
 
 
-def _train(draft: stages.Draft, system: str, settings: TrainSettings, overrides: list[str]) -> Path:
+def _train(draft: stages.Draft, system: str, settings: TrainSettings, overrides: list[str], price: str | float | None) -> Path:
     """Train in the stage's unfinished run folder, or in a new one; returns it."""
     known = draft.memory.get("run")
     if known and (runs.folder() / known).is_dir():
@@ -182,16 +198,24 @@ def _train(draft: stages.Draft, system: str, settings: TrainSettings, overrides:
             stdout=stream,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
+            env={**os.environ, **_checks(settings)},
             preexec_fn=functools.partial(parallel.die_with_parent, os.getpid()),
         )
         try:
             with _passing_on_sigterm(process):
-                _follow(process, run, settings.epochs * settings.updates_per_epoch)
+                _follow(process, run, settings.epochs * settings.updates_per_epoch, price)
         finally:
             if process.poll() is None:  # this process is being interrupted
                 process.terminate()
                 process.wait()
     return run
+
+
+def _checks(settings: TrainSettings) -> dict[str, str]:
+    """The environment that asks for a codec to be checked while it trains."""
+    if getattr(settings, "check_every", None) is None:
+        return {}
+    return {"CODEC_CHECK_EVERY": str(settings.check_every), "CODEC_CHECK_SAMPLES": str(settings.check_samples)}
 
 
 @contextlib.contextmanager
@@ -207,9 +231,9 @@ def _passing_on_sigterm(process: subprocess.Popen) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _follow(process: subprocess.Popen, run: Path, steps: int) -> None:
+def _follow(process: subprocess.Popen, run: Path, steps: int, price: str | float | None) -> None:
     """Show the rows of metrics as they come, until the process ends; raise what it died of."""
-    with Live(run, steps) as shown:
+    with Live(run, steps, price) as shown:
         while process.poll() is None:
             shown.look()
             time.sleep(0.5)

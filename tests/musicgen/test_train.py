@@ -47,6 +47,22 @@ def test_codec_then_language_model_continue_exactly_after_a_kill(egs, train, cod
     assert history("lm_killed") == history("lm_whole")
 
 
+@pytest.mark.long
+def test_a_codec_that_is_checked_while_it_trains_becomes_the_same(egs, outputs, train, codec_overrides, monkeypatch):
+    assert train(*codec_overrides, "run=plain").returncode == 0
+    monkeypatch.setenv("CODEC_CHECK_EVERY", "2")
+    monkeypatch.setenv("CODEC_CHECK_SAMPLES", "1")
+    checked = train(*codec_overrides, "run=checked")
+    assert checked.returncode == 0, checked.stdout
+    assert "codec quality: checked, epoch 2 on 1 clips" in checked.stdout
+    assert weights("checked") == weights("plain") and history("checked") == history("plain")
+    assert len((runs.folder() / "checked" / "logs" / "codec_check.jsonl").read_text().splitlines()) == 1
+    assert (outputs / "samples" / "checked" / "reconstruction_epoch_2" / "card.json").is_file()
+    monkeypatch.setenv("CODEC_CHECK_EVERY", "now and then")
+    refused = train(*codec_overrides, "run=other")
+    assert refused.returncode == 2 and "error: CODEC_CHECK_EVERY=now and then: a whole number" in refused.stdout
+
+
 def test_a_changed_configuration_or_manifest_is_a_new_run(egs, outputs, train, codec_overrides):
     short = [*codec_overrides, "optim.epochs=1", "optim.updates_per_epoch=2"]
     assert train(*short).returncode == 0

@@ -9,10 +9,12 @@ import soundfile
 import torch
 import torchmetrics.functional.audio as torchmetrics_audio
 
-from music_training import files
+from music_training import files, runs
 from music_training.errors import UserError
 from music_training.musicgen import audiocraft_compat
+from music_training.musicgen.models import load_codec
 from training_checks import codec_quality_check as quality
+from training_checks.listening_page import read_cards
 
 RATE = 32000
 
@@ -275,3 +277,47 @@ def test_mistakes_are_one_line(codec, manifest, outputs):
     with pytest.raises(UserError, match="nowhere: no test or valid manifest"):
         quality.held_out("nowhere")
     assert quality.held_out("noise") == manifest
+
+
+# Inside training
+
+
+@pytest.fixture
+def run(codec, manifest, outputs):
+    """The folder of a run that validates on the noise."""
+    folder = runs.create("codec", run_name="one")
+    files.write_text(folder / "config.yaml", "datasource: {valid: egs/noise/test}\n")
+    return folder
+
+
+def test_a_training_codec_is_checked_every_few_epochs_and_left_as_it_was(run, codec, outputs, monkeypatch, capsys):
+    monkeypatch.setenv("CODEC_CHECK_EVERY", "2")
+    monkeypatch.setenv("CODEC_CHECK_SAMPLES", "2")
+    model = load_codec(codec).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    for epoch in range(1, 5):
+        quality.after_epoch(run)(epoch, model)
+    assert torch.equal(torch.rand(3), expected) and model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    rows = [json.loads(line) for line in (run / "logs" / "codec_check.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [2, 4] and rows[0]["mel"] == rows[1]["mel"]
+    found = read_cards(outputs / "samples")
+    assert [(card.epoch, len(card.clips)) for _, card in found] == [(2, 4), (4, 4)]
+    assert all((folder / clip.path).is_file() for folder, card in found for clip in card.clips)
+    assert "codec quality: one, epoch 2 on 2 clips" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, value", [("EVERY", "often"), ("EVERY", "-1"), ("SAMPLES", "0"), ("SAMPLES", "2.5")])
+def test_a_bad_wish_for_checks_is_one_line(run, monkeypatch, name, value):
+    monkeypatch.setenv(f"CODEC_CHECK_{name}", value)
+    with pytest.raises(UserError, match=f"CODEC_CHECK_{name}={value}: a whole number"):
+        quality.after_epoch(run)
+
+
+def test_checks_off_do_nothing(run, codec, monkeypatch):
+    monkeypatch.delenv("CODEC_CHECK_EVERY", raising=False)
+    quality.after_epoch(run)(10, load_codec(codec))
+    assert not (run / "logs" / "codec_check.jsonl").exists()
