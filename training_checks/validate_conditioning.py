@@ -232,8 +232,9 @@ def effect(
 
 def effect_of(model: str, texts: list[str] | None = None, seeds: int = 6, seconds: float = 3.0, permutations: int = 999) -> Report:
     """:func:`effect` for a trained model: a run, or a weights folder. The texts default to the listening page's prompts."""
-    from music_training.musicgen.generate import Prompt, Sampling, generate
+    from music_training.musicgen.generate import generate_all
     from music_training.musicgen.models import load_musicgen
+    from music_training.musicgen.prompts import Prompt, Sampling
 
     folder = runs.folder() / model / runs.CHECKPOINTS / "best" if (runs.folder() / model).is_dir() else files.absolute(model)
     loaded = load_musicgen(folder)
@@ -244,12 +245,10 @@ def effect_of(model: str, texts: list[str] | None = None, seeds: int = 6, second
         texts = [prompt["text"] for prompt in prompts if prompt.get("text")][:4]
     if len(set(texts)) < 2 or seeds < 2:
         raise UserError(f"{len(set(texts))} texts, {seeds} seeds: at least two different ones of each are compared")
-    sampling = Sampling(duration=seconds)
-
-    def clip(text: str, seed: int) -> Any:
-        return timbre(generate(loaded, Prompt("", text, seed), sampling), loaded.sample_rate)
-
-    return effect(clip, texts, seeds, permutations)
+    asked = [Prompt("", text, seed) for text in texts for seed in range(seeds)]
+    clips = generate_all(loaded, asked, Sampling(duration=seconds), "clips")
+    features = {(prompt.text, prompt.seed): timbre(clip, loaded.sample_rate) for prompt, clip in zip(asked, clips, strict=True)}
+    return effect(lambda text, seed: features[text, seed], texts, seeds, permutations)
 
 
 def main() -> int:
