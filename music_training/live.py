@@ -226,11 +226,13 @@ def curve(rows: Rows, name: str, width: int = 300, height: int = 150) -> str:
 
     line = " ".join(map(place, series["train"]))
     dots = "".join('<circle cx="{}" cy="{}" r="3" fill="#c67"/>'.format(*place(point).split(",")) for point in series["valid"])
-    latest = (series["train"] or series["valid"])[-1][1]
+    newest = [row for row in rows if row.get(name) is not None]
+    newest = [row for row in newest if row.get("stage") != "valid"] or newest
+    at, latest = newest[-1]["step"], newest[-1][name]
     texts = [(left - 4, top + 4, "end", f"{highest:.3g}"), (left - 4, bottom, "end", f"{lowest:.3g}"), (left, 12, "start", name)]
     texts += [(left, height - 4, "start", f"{first:g}"), (right, height - 4, "end", f"{last:g}"), (right, 12, "end", f"{latest:.4g}")]
     words = "".join(f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>' for x, y, anchor, text in texts)
-    label = escape(f"{name}: {latest:.4g} at step {last:g}; between {lowest:.4g} and {highest:.4g}")
+    label = escape(f"{name}: {latest:.4g} at step {at:g}; between {lowest:.4g} and {highest:.4g}")
     return (
         f'<svg role="img" aria-label="{label}" width="{width}" height="{height}" font-size="11" fill="currentColor">'
         f'<path d="M{left},{top}V{bottom}H{right}" fill="none" stroke="currentColor" opacity=".4"/>'
