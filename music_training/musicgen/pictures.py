@@ -46,6 +46,7 @@ def cross_entropies(figures: dict[str, float]) -> Figure:
 
 def reconstruction(original: Path, rebuilt: Path, sample_rate: int = 32000) -> Figure:
     """Waveform, spectrogram and difference of an original and its reconstruction (two WAV files of one length)."""
+    import numpy
     import soundfile
     from matplotlib import pyplot
 
@@ -55,7 +56,8 @@ def reconstruction(original: Path, rebuilt: Path, sample_rate: int = 32000) -> F
         seconds = [index / sample_rate for index in range(0, len(signal), 16)]
         axes[0][column].plot(seconds, signal[::16], linewidth=0.4)
         axes[0][column].set(title=title, ylim=(-1, 1))
-        axes[1][column].specgram(signal + 1e-9, NFFT=1024, noverlap=512, Fs=sample_rate, vmin=-140, vmax=-30)
+        with numpy.errstate(divide="ignore"):  # silence is as dark as it gets
+            axes[1][column].specgram(signal + 1e-9, NFFT=1024, noverlap=512, Fs=sample_rate, vmin=-140, vmax=-30)
         axes[1][column].set(xlabel="seconds", ylabel="Hz")
     pyplot.close(figure)
     return figure
