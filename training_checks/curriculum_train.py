@@ -90,9 +90,9 @@ def read(settings: CurriculumSettings) -> list[Stage]:
     for number, (name, stage) in enumerate(found, start=1):
         batch, parts = stage.batch_size, 1
         if settings.hold_tokens:
-            wanted = max(1, round(first / stage.segment_seconds))
-            parts = math.ceil(wanted / stage.batch_size)
-            batch = parts * round(wanted / parts)
+            wanted = first / stage.segment_seconds
+            parts = max(1, math.ceil(wanted / stage.batch_size))
+            batch = parts * max(1, round(wanted / parts))
         made.append(Stage(name, number, stage, batch, parts))
     return made
 

@@ -20,9 +20,8 @@ import sys
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -32,6 +31,7 @@ if __package__ in (None, ""):
 from music_training import runs
 from music_training.config import Settings
 from music_training.errors import UserError, run_command
+from music_training.guard import Decision
 from training_checks.report import Report
 
 if TYPE_CHECKING:
@@ -69,16 +69,6 @@ class StabilityConfig(Settings):
     allowed_nans: int = Field(3, ge=0)  # of an epoch, however short it is
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What is to be done with a step: ``action``, the norm to clip to, the factor on the learning rate, and why."""
-
-    action: Literal["step", "clip", "skip", "rewind", "stop"] = "step"
-    max_norm: float | None = None
-    lr_scale: float = 1.0
-    cause: str = ""
-
-
 class Usual:
     """The last accepted values of one figure. Median and spread cost no sorting: the window is kept in order."""
 
@@ -100,8 +90,8 @@ class Usual:
 
     @property
     def spread(self) -> float:
-        """A robust standard deviation: the interquartile range over that of a normal distribution."""
-        return (self.quantile(0.75) - self.quantile(0.25)) / 1.349
+        """A robust standard deviation, from the lower half alone: up to half of the window may be outliers above it."""
+        return (self.quantile(0.5) - self.quantile(0.25)) / 0.6745
 
     def excess(self, value: float, sigmas: float, least: float) -> bool:
         """Whether ``value`` lies more than ``sigmas`` spreads, and more than ``least``, above the median."""
@@ -124,7 +114,9 @@ class StabilityMonitor:
         self._strikes: list[int] = []
         self._in_a_row: dict[str, int] = {}
         self._warned = False
-        self._step, self._fresh = -1, False  # the step that is looked at, and whether nothing of it was accepted yet
+        # The step that is looked at, the count of steps looked at (a rewind does not turn it back), and whether nothing
+        # of this one was accepted yet.
+        self._step, self._looked, self._fresh = -1, 0, False
 
     def start_epoch(self, epoch: int, steps: int = 0) -> None:
         """Begin an epoch of ``steps`` updates: its budgets are full again."""
@@ -137,9 +129,9 @@ class StabilityMonitor:
         self._write({"kind": "epoch", "epoch": self.epoch, **self.counts, "lr_scale": self.lr_scale})
         return dict(self.counts)
 
-    def forget(self) -> None:
-        """Forget what is usual: the training is about to change on purpose (a new loss, longer clips)."""
-        self._usual.clear()
+    def forget(self, part: str = "") -> None:
+        """Forget what is usual (for a part, or all): the training is about to change on purpose, by a new loss say."""
+        self._usual = {name: known for name, known in self._usual.items() if part and not name.startswith(f"{part}/")}
 
     def look(
         self,
@@ -161,11 +153,11 @@ class StabilityMonitor:
         the weights themselves still are.
         """
         if step != self._step:
-            self._step, self._fresh = step, True
+            self._step, self._looked, self._fresh = step, self._looked + 1, True
             self.counts["steps"] = self.counts.get("steps", 0) + 1
         kind, name, value, usual = self._fault(part, losses, gradient)
         if not kind:
-            return self._accept(step, part, losses, gradient)
+            return self._accept(part, losses, gradient)
         if kind.endswith("gradient") and overflow and self._in_a_row.get(part, 0) < 20:
             self.counts["overflow"] = self.counts.get("overflow", 0) + 1
             self._warn(step, part)
@@ -174,7 +166,7 @@ class StabilityMonitor:
         self._in_a_row[part] = self._in_a_row.get(part, 0) + 1
         finite = kind.endswith("spike")
         poisoned = not finite and not weights_finite()
-        action = self._climb(step, kind, part, poisoned)
+        action = self._climb(kind, part, poisoned)
         where = name if finite or kind.endswith("loss") else bad_parameter() or name
         paths = files()
         cause = f"{kind.replace('_', ' ')} of {where}" if kind.endswith("spike") else f"{kind.replace('_', ' ')} in {where}"
@@ -215,11 +207,11 @@ class StabilityMonitor:
 
     def _bound(self, part: str) -> float | None:
         known = self._usual.get(f"{part}/gradient")
-        return math.exp(known.quantile(0.75)) if known and known.recent else None
+        return math.exp(known.quantile(0.5) + 0.6745 * known.spread) if known and known.recent else None
 
     # What is done
 
-    def _accept(self, step: int, part: str, losses: Mapping[str, float], gradient: float | None) -> Decision:
+    def _accept(self, part: str, losses: Mapping[str, float], gradient: float | None) -> Decision:
         for name, value in losses.items():
             self._take(f"{part}/{name}", value)
         if gradient:
@@ -228,7 +220,7 @@ class StabilityMonitor:
         if self.lr_scale < 1 and self._fresh:
             self.lr_scale = min(1.0, self.lr_scale * self.config.lr_factor ** (-1 / self.config.recovery_steps))
         self._fresh = False
-        if self._strikes and step - self._strikes[-1] > self.config.memory:
+        if self._strikes and self._looked - self._strikes[-1] > self.config.memory:
             self.rung, self.halvings, self._strikes = 0, 0, []
         if self.rung >= 1 and (bound := self._bound(part)) and gradient and gradient > bound:
             return Decision("clip", bound, self.lr_scale)
@@ -239,10 +231,10 @@ class StabilityMonitor:
             self._usual[name] = Usual(self.config.window)
         self._usual[name].add(value)
 
-    def _climb(self, step: int, kind: str, part: str, poisoned: bool) -> str:
+    def _climb(self, kind: str, part: str, poisoned: bool) -> str:
         """Note a bad step and return what the rung that it leads to does."""
-        config = self.config
-        self._strikes = [earlier for earlier in self._strikes if step - earlier <= config.memory] + [step]
+        config, now = self.config, self._looked
+        self._strikes = [earlier for earlier in self._strikes if now - earlier <= config.memory] + [now]
         nans = self.counts.get("nan_loss", 0) + self.counts.get("inf_loss", 0)
         if kind in ("nan_loss", "inf_loss") and nans > max(config.allowed_nans, config.max_nan_ratio_per_epoch * self.epoch_steps):
             self.rung = 4
@@ -250,7 +242,7 @@ class StabilityMonitor:
         if poisoned or self._in_a_row[part] >= config.poisoned_after:
             self.rung = 3
         elif len(self._strikes) > config.skips:
-            self._strikes = [step]
+            self._strikes = [now]
             if self.rung == 2 and self.halvings < config.halvings:
                 self._halve()
             else:
@@ -266,7 +258,7 @@ class StabilityMonitor:
             self.rung = 4
             return "stop"
         self.rewinds += 1
-        self.rung, self._in_a_row, self._strikes = 1, {}, [step]
+        self.rung, self._in_a_row, self._strikes, self._step = 1, {}, [now], -1
         if config.enable_adaptive_lr:
             self._halve()
         return "rewind"
@@ -287,7 +279,7 @@ class StabilityMonitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides what comes next, in plain values."""
-        names = ("rung", "lr_scale", "rewinds", "halvings", "epoch", "epoch_steps", "_warned", "_step")
+        names = ("rung", "lr_scale", "rewinds", "halvings", "epoch", "epoch_steps", "_warned", "_step", "_looked")
         values = {name: getattr(self, name) for name in names}
         usual = {name: list(known.recent) for name, known in self._usual.items()}
         lists = {"counts": dict(self.counts), "_strikes": list(self._strikes), "_in_a_row": dict(self._in_a_row)}

@@ -63,9 +63,10 @@ class Callback:
 
 
 class CallbackRegistry:
-    """Own callbacks by name."""
+    """Own callbacks by name; those that a caller wants in every training of its process are :meth:`everywhere`."""
 
     _known: dict[str, type[Callback]] = {}
+    _everywhere: list[str] = []
 
     @classmethod
     def register(cls, name: str, callback: type[Callback]) -> None:
@@ -78,6 +79,12 @@ class CallbackRegistry:
         if name not in cls._known:
             raise UserError(f"callback {name!r}: unknown{config.suggest(name, cls._known)}")
         return cls._known[name](**options)
+
+    @classmethod
+    def everywhere(cls, *names: str) -> list[Callback]:
+        """Have every trainer of this process take a new callback of each of these names too; returns new ones of all so far."""
+        cls._everywhere += [name for name in names if name not in cls._everywhere]
+        return [cls.create(name) for name in cls._everywhere]
 
 
 class GradientClipping(Callback):

@@ -57,12 +57,15 @@ class Trainer:
         self.averaged = Averaged(self.model, settings.ema) if settings.ema else None
         self.batches = Batches(system, settings, self.process, self.processes, pin=self.device.type == "cuda")
         self.best = hooks.Best(settings.checkpoint.metric, settings.checkpoint.mode)
-        self.callbacks = sorted([*_asked_for(settings, label), self.best, *callbacks], key=lambda item: item.order)
+        own = [*callbacks]
+        own += [item for item in hooks.CallbackRegistry.everywhere() if type(item) not in map(type, own)]
+        self.callbacks = sorted([*_asked_for(settings, label), self.best, *own], key=lambda item: item.order)
 
         self.step = self.epoch = self.position = 0  # updates done; epochs done; batches of this epoch's plan done
         self.reason = ""  # why the training ended
         self.gradient_norm: torch.Tensor | None = None
         self.metrics: dict[str, float] = {}  # the latest logged ones, training and validation
+        self.losses: dict[str, torch.Tensor] = {}  # those of the update in hand
         self._sums: dict[str, torch.Tensor] = {}  # losses since the last logged row
         self._summed = self._validated = 0
         self._new_best = self._asked_to_stop = False
@@ -191,6 +194,7 @@ class Trainer:
         if self.settings.distributed.sync_gradient_barrier:
             self.accelerator.wait_for_everyone()
         self.accelerator.unscale_gradients()
+        self.losses = losses
         self._call("on_gradients")
         self.optimizer.step()
         self.optimizer.zero_grad()
