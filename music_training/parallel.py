@@ -7,6 +7,7 @@ kernel when their parent ends in whatever way, so that a ``kill -9`` leaves nobo
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import multiprocessing
@@ -88,6 +89,8 @@ def map_dask(function: Callable[[T], R], items: Iterable[T], scheduler: str) -> 
     except (OSError, TimeoutError, ValueError) as error:
         raise UserError(f"scheduler {scheduler}: no answer ({error}); give the address that dask-scheduler printed") from None
     with client:
+        with contextlib.suppress(TimeoutError):
+            client.wait_for_workers(1, timeout=DASK_PATIENCE)
         workers = len(client.scheduler_info(n_workers=-1)["workers"])
         if not workers:
             raise UserError(f"scheduler {scheduler}: it has no workers; start some with: dask worker {scheduler}")

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from namespaces import pods  # noqa: F401 (a fixture)
 
 from music_training import files
 

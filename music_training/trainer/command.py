@@ -21,7 +21,9 @@ S = TypeVar("S", bound=config.Settings)
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that training has in every system."""
     parser.add_argument("--config", type=Path, help="YAML file of settings; what it leaves out keeps its default")
-    parser.add_argument("--run-name", help="name of the run folder (default: run_<date>_<time>_<system>_<description>)")
+    parser.add_argument(
+        "--run-name", help="name of the run folder (default: run_<date>_<time>_<system>_<description>); one that was killed goes on"
+    )
     parser.add_argument("--description", default="default", help="last part of the run's name")
     parser.add_argument("--resume", metavar="RUN", help="go on with this run exactly where it stopped, with its own settings")
     parser.add_argument("--init-from", metavar="RUN", help="start a new run from this run's (or checkpoint's) weights")
@@ -64,12 +66,14 @@ def train(
 
     ``init_from`` takes the weights of a run, checkpoint or file and begins with a new schedule. ``run`` is a folder made
     by :func:`music_training.runs.create` before (a stage's unfinished one, say): it is continued where it has a checkpoint.
+    So is an unfinished run of the name ``run_name`` that was begun with these settings: the same command, given again by a
+    person, a supervisor or torchrun, goes on.
     """
 
     def open_run() -> Path:
         if resume:
             return runs.find(resume)
-        folder = run or runs.create(system, description, run_name)
+        folder = run or _unfinished(run_name, settings) or runs.create(system, description, run_name)
         config.save(settings, folder / "config.yaml")
         if init_from:
             runs.write_metadata(folder, init_from=str(init_from))
@@ -85,7 +89,16 @@ def train(
         checkpoint = checkpoints.find(source if source.exists() else runs.find(init_from))
         fresh = checkpoints.load_weights(made.model, checkpoint, averaged=True, partial=True)
         print(f"weights from {checkpoint}" + (f"; {len(fresh)} tensors start anew" if fresh else ""), flush=True)
-    return Trainer(made, settings.training, folder, callbacks, label=folder.name).fit(resume=bool(resume or run))
+    return Trainer(made, settings.training, folder, callbacks, label=folder.name).fit(resume=True)
+
+
+def _unfinished(run_name: str | None, settings: config.Settings) -> Path | None:
+    """The run of that name, where it was begun with the same settings and has not come to its end."""
+    folder = runs.folder() / run_name if run_name else None
+    if folder is None or runs.read_metadata(folder).get("status") in (None, "finished"):
+        return None
+    saved = folder / "config.yaml"
+    return folder if not saved.is_file() or config.load(type(settings), saved) == settings else None
 
 
 def find_batch_size(make_system: Callable[[S], Any], settings: S, limit: int = 4096) -> int:

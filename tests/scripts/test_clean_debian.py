@@ -24,7 +24,8 @@ def local_packages() -> list[Path]:
     """Folders of packages that pip uses on this machine beside its index."""
     listed = subprocess.run(["pip", "config", "list"], capture_output=True, text=True).stdout
     words = " ".join(line.partition("=")[2].strip("'\"") for line in listed.splitlines()).split()
-    return [path for word in dict.fromkeys(words) if (path := Path(word.removeprefix("file://"))).is_absolute() and path.is_dir()]
+    found = [path for word in dict.fromkeys(words) if (path := Path(word.removeprefix("file://"))).is_absolute() and path.is_dir()]
+    return [path.parent if path.name == "simple" else path for path in found]  # an index points to files beside it
 
 
 @dataclass
@@ -65,6 +66,7 @@ def root(tmp_path_factory):
     if not shutil.which("debootstrap", path=f"/usr/sbin:{os.environ['PATH']}"):
         pytest.skip("needs debootstrap (Debian: apt-get install debootstrap)")
     folder = tmp_path_factory.mktemp("debian").resolve()
+    folder.chmod(0o755)
     made = subprocess.run(
         ["debootstrap", "--variant=minbase", "--include=ca-certificates,python3", "bookworm", str(folder)], capture_output=True, text=True
     )
