@@ -113,7 +113,9 @@ else
   # The first pod keeps the meeting place; the others find it by its address, whatever the pods call themselves.
   # A pod that is lost is waited for as long as its restart may take.
   command+=(--rdzv-backend c10d --rdzv-endpoint "$first:$port" --rdzv-id "${MUSIC_RUN_ID:-music-training}")
-  command+=(--rdzv-conf "is_host=$([ "$rank" = 0 ] && echo 1 || echo 0),read_timeout=${MUSIC_JOIN_SECONDS:-1800},join_timeout=${MUSIC_JOIN_SECONDS:-1800},timeout=${MUSIC_JOIN_SECONDS:-1800}")
+  command+=(--rdzv-conf "is_host=$([ "$rank" = 0 ] && echo 1 || echo 0),read_timeout=600,join_timeout=${MUSIC_JOIN_SECONDS:-1800},timeout=${MUSIC_JOIN_SECONDS:-1800}")
+  # With torch's shared store a pod that comes back waits for ever for an address that the others do not say again.
+  export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
   if [ -n "$address" ]; then command+=(--local-addr "$address"); fi
 fi
 command+=("$@")
