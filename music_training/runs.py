@@ -98,18 +98,22 @@ class Metrics:
     """Writer of a run's ``metrics.jsonl``: append-only, flushed row by row.
 
     A new writer drops what a killed process left: a last line without its end, and, where ``keep_through`` (the step
-    of the checkpoint that is continued) is given, every row of a later step.
+    of the checkpoint that is continued) or ``keep_rows`` (how many rows there were then) is given, what came later.
+    ``rows`` counts the rows.
     """
 
-    def __init__(self, run: Path, keep_through: int | None = None):
-        self.path = run / "metrics.jsonl"
+    def __init__(self, run: Path, keep_through: int | None = None, keep_rows: int | None = None):
+        self.path, self.rows = run / "metrics.jsonl", 0
         with open(self.path, "a+b") as stream:
             stream.seek(0)
             keep = 0
             for line in stream:
-                if not line.endswith(b"\n") or (keep_through is not None and json.loads(line)["step"] > keep_through):
+                if not line.endswith(b"\n") or self.rows == keep_rows:
+                    break
+                if keep_through is not None and json.loads(line)["step"] > keep_through:
                     break
                 keep += len(line)
+                self.rows += 1
             stream.truncate(keep)
         self._stream = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (open for as long as the run)
 
@@ -118,6 +122,7 @@ class Metrics:
         row = {"step": step, **{name: _plain(value) for name, value in values.items()}}
         self._stream.write(json.dumps(row) + "\n")
         self._stream.flush()
+        self.rows += 1
 
     def flush(self) -> None:
         """Bring all rows to the disk."""

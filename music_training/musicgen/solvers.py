@@ -1,21 +1,18 @@
-"""AudioCraft's solvers in this project's run folders, with resumes that repeat an undisturbed run.
+"""AudioCraft's solvers in this project's run folders: models, losses and validation are upstream's, the updates ours.
 
-Upstream leaves unsaved what decides the next epoch: the random state, the order of the data, the generators of the
-dropout modules and the loss balancer's moving average. Here every epoch is seeded from (seed, epoch) and the balancer
-is saved, so that a run continued from an epoch's checkpoint ends with the same bits as one that was never stopped.
+Upstream computes a batch at once, in one precision, and asks nobody before the optimizer steps. Here a batch may be
+computed in parts, the codec's codebooks learn from the whole batch of all processes, and :class:`~.loop.RunLoop` has
+its say.
 """
 
 from __future__ import annotations
 
-import random
-import time
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import flashy
-import numpy
 import torch
+from audiocraft.adversarial import AdversarialLoss
 from audiocraft.solvers.builders import get_lr_scheduler
 from audiocraft.solvers.compression import CompressionSolver
 from audiocraft.solvers.musicgen import MusicGenSolver
@@ -23,136 +20,38 @@ from audiocraft.utils.utils import get_dataset_from_loader
 from omegaconf import DictConfig
 from torch.nn import functional
 
-from .. import guard, heartbeat, runs
+from .. import guard
 from .captions import CaptionSettings
-from .codebooks import revive, start_codebooks, unquantised
+from .codebooks import codebooks_of, learn, revive, start_codebooks, unquantised, usage
 from .examples import refine
-from .models import save_weights
+from .loop import Averager, RunLoop
 from .tokens import Tokens
 
-
-class RunFolderSolver:
-    """What both solvers share: where files go, rows of metrics, seeding by epoch. A mixin before an AudioCraft solver."""
-
-    def __init__(self, cfg: DictConfig):
-        super().__init__(cfg)
-        self.step = 0
-        self._rows: runs.Metrics | None = None
-        self._heart = heartbeat.Heartbeat(self.folder)
-        self._clock = time.monotonic()
-
-    # Where files lie
-
-    def checkpoint_path(self, **_: Any) -> Path:
-        return self.folder / runs.CHECKPOINTS / "last.th"
-
-    def epoch_checkpoint_path(self, epoch: int, **_: Any) -> Path:
-        return self.folder / runs.CHECKPOINTS / f"state_{epoch}.th"
-
-    def should_run_stage(self, stage_name: str) -> bool:
-        """Upstream's schedule, for the stages whose data the configuration names."""
-        return stage_name in self.dataloaders and super().should_run_stage(stage_name)
-
-    # Metrics
-
-    def run(self) -> None:
-        """Train to the end, from the last checkpoint where there is one."""
-        assert self.state_dict()
-        self.restore(replay_metrics=False)
-        self.step = (self.epoch - 1) * self.train_updates_per_epoch
-        if flashy.distrib.is_rank_zero():
-            self._rows = runs.Metrics(self.folder, keep_through=self.step)
-        for _ in range(self.epoch, self.cfg.optim.epochs + 1):
-            self.seed_epoch()
-            self.run_epoch()
-            self.commit()
-        if self._rows:
-            self._rows.close()
-            self._heart.end()
-
-    def run_step(self, idx: int, batch: Any, metrics: dict) -> dict:
-        metrics = super().run_step(idx, batch, metrics)
-        if self._rows:
-            self._heart.beat(self.step)
-        if self.is_training:
-            self.step += 1
-            if self.step % self.cfg.logging.every == 0:
-                self._log("train", metrics)
-        return metrics
-
-    def commit(self, save_checkpoints: bool = True) -> None:
-        epoch, stages = self.epoch, dict(self._pending_metrics)
-        if "valid" in stages:
-            self._log("valid", {name: value for name, value in stages["valid"].items() if name != "duration"})
-        if flashy.distrib.is_rank_zero():
-            self._keep_weights(epoch)
-        super().commit(save_checkpoints)
-
-    def _log(self, stage: str, metrics: dict) -> None:
-        if self._rows is None:
-            return
-        seconds, self._clock = time.monotonic() - self._clock, time.monotonic()
-        values = {name: float(value) for name, value in metrics.items()}
-        self._rows.append(self.step, epoch=self.epoch, stage=stage, seconds=round(seconds, 3), **values)
-
-    # Weights for inference
-
-    def _keep_weights(self, epoch: int) -> None:
-        """Weights of the epoch (averaged where there is an average) every so often, and the best ones when they change."""
-        checkpoints = self.folder / runs.CHECKPOINTS
-        if self._new_best_state:
-            save_weights(checkpoints / "best", self.best_state.state_dict()["model"], self.cfg)
-        if epoch % self.cfg.checkpoint.keep_weights_every == 0 or epoch == self.cfg.optim.epochs:
-            state = self.ema.state_dict()["state"]["model"] if self.ema else self.model.state_dict()
-            save_weights(checkpoints / f"epoch_{epoch}", state, self.cfg)
-
-    # Repeatable epochs
-
-    def seed_epoch(self) -> None:
-        """Put every source of randomness into the state that belongs to (seed, epoch)."""
-        seed = self.cfg.seed + 7919 * self.epoch + 104729 * flashy.distrib.rank()
-        random.seed(seed)
-        numpy.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-        for module in self.model.modules():
-            if isinstance(getattr(module, "rng", None), torch.Generator):
-                module.rng.manual_seed(seed)
-        for loader in self.dataloaders.values():
-            get_dataset_from_loader(loader).current_epoch = self.epoch
+Metrics = dict[str, torch.Tensor]
 
 
-class Averager:
-    """The moving average of :func:`flashy.averager`, as an object whose state is saved with the checkpoint."""
-
-    def __init__(self, beta: float):
-        self.beta = beta
-        self.totals: dict[str, float] = {}
-        self.weights: dict[str, float] = {}
-
-    def __call__(self, metrics: dict[str, Any], weight: float = 1.0) -> dict[str, float]:
-        for key, value in metrics.items():
-            self.totals[key] = self.totals.get(key, 0.0) * self.beta + weight * float(value)
-            self.weights[key] = self.weights.get(key, 0.0) * self.beta + weight
-        return {key: total / self.weights[key] for key, total in self.totals.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"totals": dict(self.totals), "weights": dict(self.weights)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.totals, self.weights = dict(state["totals"]), dict(state["weights"])
-
-
-class CodecSolver(RunFolderSolver, CompressionSolver):
+class CodecSolver(RunLoop, CompressionSolver):
     """Trains the codec; with a learning-rate schedule where ``schedule`` names one, which upstream's solver ignores."""
 
     def __init__(self, cfg: DictConfig):
         super().__init__(cfg)
-        self.balancer.averager = Averager(cfg.balancer.ema_decay or 1.0)
+        # The balancer is asked once for each part of a batch, with the gradients of a part; what it adds up is to be
+        # that of the whole batch, in one process as in several.
+        self.balancer.averager = Averager((cfg.balancer.ema_decay or 1.0) ** (1 / cfg.optim.accumulate))
+        self.balancer.total_norm *= flashy.distrib.world_size()
         self.register_stateful("balancer.averager")
         self._each_epoch = guard.load(cfg.each_epoch, self.folder) if cfg.each_epoch and flashy.distrib.is_rank_zero() else None
         self.lr_scheduler = get_lr_scheduler(self.optimizer, cfg.schedule, self.total_updates)
         if self.lr_scheduler:
             self.register_stateful("lr_scheduler")
+
+    def build_model(self) -> None:
+        super().build_model()
+        if self.cfg.living_codebooks:
+            revive(self.model, deferred=True)
+        if self.cfg.compile:
+            self.model.encoder.compile()
+            self.model.decoder.compile()
 
     def commit(self, save_checkpoints: bool = True) -> None:
         epoch = self.epoch
@@ -160,23 +59,93 @@ class CodecSolver(RunFolderSolver, CompressionSolver):
         if self._each_epoch:
             self._each_epoch(epoch, self.model)
 
-    def build_model(self) -> None:
-        super().build_model()
-        if self.cfg.living_codebooks:
-            revive(self.model)
+    @property
+    def without_quantiser(self) -> bool:
+        """Whether encoder and decoder train by themselves at this step."""
+        return self.step < self.cfg.quantize_after and not self.cfg.continue_from
 
-    def run_step(self, idx: int, batch: Any, metrics: dict) -> dict:
-        if self.is_training and self.step == self.cfg.quantize_after:
-            start_codebooks(self.model, self.dataloaders["train"])
-        with unquantised(self.model) if self.is_training and self.step < self.cfg.quantize_after else nullcontext():
-            metrics = super().run_step(idx, batch, metrics)
-        if self.is_training and self.lr_scheduler:
-            metrics["lr"] = self.optimizer.param_groups[0]["lr"]
+    def update(self, parts: list[torch.Tensor]) -> tuple[Metrics, bool]:
+        """One update of the codec, and of its discriminators before it, from a batch ``[B, C, T]`` in parts."""
+        if self.cfg.living_codebooks and not self.without_quantiser and not all(book.inited for book in codebooks_of(self.model)):
+            start_codebooks(self.model, (part for group in self.batches(self.place.batch) for part in group))
+            self.model.train()
+        adversarial = torch.rand(1, generator=self.rng).item() <= 1 / self.cfg.adversarial.every and len(self.adv_losses) > 0
+        collected: list[Metrics] = []
+        for number, part in enumerate(parts, start=1):
+            real = part.to(self.device, non_blocking=True)
+            with unquantised(self.model) if self.without_quantiser else nullcontext(), self.autocast:
+                result = self.model(real)
+            made = result.x.float()
+            metrics = {"bandwidth": result.bandwidth.mean(), **result.metrics}
+            if adversarial:
+                metrics.update(self._train_discriminators(made.detach(), real, len(parts), last=number == len(parts)))
+            metrics.update(self._backward(made, real, result.penalty, len(parts)))
+            collected.append({name: torch.as_tensor(value).detach() for name, value in metrics.items()})
+        flashy.distrib.sync_gradients(self.model.parameters())
+        if not self.cfg.living_codebooks:  # upstream's codebooks learn in each process and are averaged
+            flashy.distrib.average_tensors(self.model.buffers())
+        metrics = {name: sum(each[name] for each in collected) / len(parts) for name in collected[0]}
+        metrics["g_loss"] = metrics["g_loss"] * len(parts)  # the parts' losses were weighted for their sum
+        rate = self.optimizer.param_groups[0]["lr"]
+        losses = {"loss": metrics["g_loss"], **{name: metrics[name] for name in self.balancer.weights if name in metrics}}
+        stepped, metrics["grad_norm"] = self.make_update("generator", self.model, self.optimizer, losses, self.cfg.optim.max_norm)
+        learn(self.model, wanted=stepped)
+        if self.lr_scheduler:
+            metrics["lr"] = rate
             self.lr_scheduler.step()
+        return metrics, stepped
+
+    def _backward(self, made: torch.Tensor, real: torch.Tensor, penalty: torch.Tensor | None, parts: int) -> Metrics:
+        """Add the gradients of a part of a batch to the model's; the losses by name."""
+        balanced: Metrics = {}
+        for name, adversary in self.adv_losses.items():
+            balanced[f"adv_{name}"], balanced[f"feat_{name}"] = adversary(made, real)
+        balanced.update({name: criterion(made, real) for name, criterion in self.aux_losses.items()})
+        metrics = dict(balanced)
+        if penalty is not None and penalty.requires_grad:
+            metrics["penalty"] = penalty
+            (penalty / parts).backward(retain_graph=True)
+        if not self.balancer.balance_grads:
+            balanced = {name: loss / parts for name, loss in balanced.items()}
+        metrics["g_loss"] = self.balancer.backward(balanced, made)
+        metrics.update(self.balancer.metrics)
+        with torch.no_grad():
+            metrics.update({name: criterion(made, real) for name, criterion in self.info_losses.items()})
+        for kind in ("adv", "feat"):
+            found = [loss for name, loss in balanced.items() if name.startswith(f"{kind}_")]
+            if found:
+                metrics[kind] = torch.stack(found).sum()
         return metrics
 
+    def _train_discriminators(self, made: torch.Tensor, real: torch.Tensor, parts: int, last: bool) -> Metrics:
+        """Add a part's gradients to the discriminators', and with the last part update them; their losses by name."""
+        losses: Metrics = {}
+        for name, adversary in self.adv_losses.items():
+            loss = discriminator_loss(adversary, made, real)
+            (loss / parts).backward()
+            losses[f"d_{name}"] = loss.detach()
+            if last:
+                flashy.distrib.sync_gradients(adversary.adversary.parameters())
+                self.make_update("discriminator", adversary.adversary, adversary.optimizer, {"loss": losses[f"d_{name}"]})
+        return {**losses, "d_loss": torch.stack(list(losses.values())).sum()}
 
-class LanguageModelSolver(RunFolderSolver, MusicGenSolver):
+    def more_metrics(self) -> dict[str, float]:
+        return {**super().more_metrics(), **({} if self.without_quantiser else usage(self.model))}
+
+    def score(self, valid: dict[str, float]) -> float:
+        """The weighted sum of an epoch's validation losses."""
+        return sum(weight * valid[name] for name, weight in self.balancer.weights.items() if name in valid)
+
+
+def discriminator_loss(adversary: AdversarialLoss, made: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """How badly a discriminator tells codec output from the real audio ``[B, C, T]``, over its scales."""
+    on_made, _ = adversary.get_adversary_pred(made)
+    on_real, _ = adversary.get_adversary_pred(real)
+    losses = [adversary.loss_fake(fake) + adversary.loss_real(true) for fake, true in zip(on_made, on_real, strict=True)]
+    return torch.stack(losses).sum() / (len(losses) if adversary.normalize else 1)
+
+
+class LanguageModelSolver(RunLoop, MusicGenSolver):
     """Trains MusicGen's language model on the codec's tokens: from the token cache, or encoded on the way."""
 
     def build_dataloaders(self) -> None:
@@ -207,6 +176,38 @@ class LanguageModelSolver(RunFolderSolver, MusicGenSolver):
         losses = functional.cross_entropy(logits.movedim(-1, 1), targets.masked_fill(~mask, -100), reduction="none")
         each = losses.sum(dim=(0, 2)) / mask.sum(dim=(0, 2))
         return each.mean(), list(each.detach())
+
+    def update(self, parts: list[Any]) -> tuple[Metrics, bool]:
+        """One update from a batch in parts, each as the data loader gives it."""
+        collected: list[Metrics] = []
+        eager = self.cfg.optim.eager_sync and len(parts) == 1
+        for part in parts:
+            conditions, codes, mask = self._prepare_tokens_and_attributes(part)
+            with self.autocast:
+                predicted = self.model.compute_predictions(codes, [], conditions)
+            loss, by_codebook = self._compute_cross_entropy(predicted.logits.float(), codes, mask & predicted.mask)
+            scaled = self.scaler.scale(loss / len(parts)) if self.scaler else loss / len(parts)
+            with flashy.distrib.eager_sync_gradients(self.model.parameters()) if eager else nullcontext():
+                scaled.backward()
+            metrics = {"ce": loss.detach(), "ppl": loss.detach().exp()}
+            for number, each in enumerate(by_codebook, start=1):
+                metrics |= {f"ce_q{number}": each, f"ppl_q{number}": each.exp()}
+            collected.append(metrics)
+        if not eager:
+            flashy.distrib.sync_gradients(self.model.parameters())
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
+        metrics = {name: sum(each[name] for each in collected) / len(parts) for name in collected[0]}
+        metrics["lr"] = torch.tensor(self.optimizer.param_groups[0]["lr"])
+        losses = {"loss": metrics["ce"]}
+        stepped, metrics["grad_norm"] = self.make_update(
+            "lm", self.model, self.optimizer, losses, self.cfg.optim.max_norm, scaler=self.scaler
+        )
+        if self.lr_scheduler:
+            self.lr_scheduler.step()
+        if self.scaler:
+            metrics["grad_scale"] = torch.tensor(self.scaler.get_scale())
+        return metrics, stepped
 
 
 SOLVERS = {"compression": CodecSolver, "musicgen": LanguageModelSolver}

@@ -3,7 +3,10 @@
 Arguments are Hydra overrides of ``model_config/audiocraft``. Paths are relative to the outputs root. A run lies in
 ``outputs/training/<run>``: the one that ``run=NAME`` says, else the one with the same configuration and manifests,
 else a new one. A run is never continued with another configuration or other data than it was begun with. Under
-torchrun every process runs this same command.
+torchrun every process runs this same command, on several machines with the same outputs folder:
+``torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint HOST:29500 scripts/train_audiocraft.py ... run=NAME``.
+
+SIGTERM ends a run with a checkpoint and exit code 75 after the update under way; the same command continues it.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import config, files, runs
-from ..errors import UserError, run_command
+from .. import config, files, parallel, runs
+from ..errors import Interrupted, UserError, run_command
 from . import audiocraft_compat
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 # Settings that change where or how fast a run computes, not what it computes.
 _NOT_IDENTITY = ("run", "device", "num_threads", "mp_start_method", "efficient_attention_backend", "show", "each_epoch", "dora", "slurm")
-_NOT_IDENTITY_NESTED = ("logging", "tensorboard", "wandb", "profiler", "deadlock", "datasource")
+_NOT_IDENTITY_NESTED = ("checkpoint", "logging", "tensorboard", "wandb", "profiler", "deadlock", "datasource")
 
 
 @cache
@@ -150,6 +153,8 @@ def _agree_on_run(cfg: DictConfig) -> str:
     import flashy
     import torch
 
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
     torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     name = [open_run(cfg).name if rank == 0 else None]
     torch.distributed.broadcast_object_list(name)
@@ -175,9 +180,14 @@ def _train(cfg: DictConfig) -> None:
         files.write_text(run / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         runs.write_metadata(run, status="running")
     world = flashy.distrib.world_size()
-    if cfg.dataset.batch_size % world:
-        raise UserError(f"dataset.batch_size={cfg.dataset.batch_size}: not divisible by the {world} processes")
-    cfg.dataset.batch_size //= world
+    if cfg.dataset.batch_size % (world * cfg.optim.accumulate):
+        raise UserError(
+            f"dataset.batch_size={cfg.dataset.batch_size}: not divisible by processes x optim.accumulate = {world} x {cfg.optim.accumulate}"
+        )
+    cfg.dataset.batch_size //= world * cfg.optim.accumulate
+    picked = pick(cfg)
+    if flashy.distrib.is_rank_zero():
+        print(f"picked: {picked}", flush=True)
     if cfg.solver not in SOLVERS:
         raise UserError(f"solver={cfg.solver}: unknown{config.suggest(cfg.solver, SOLVERS)}")
     solver = SOLVERS[cfg.solver](cfg)
@@ -186,9 +196,45 @@ def _train(cfg: DictConfig) -> None:
     if cfg.show:
         solver.show()
         return
-    solver.run()
-    if flashy.distrib.is_rank_zero():
-        runs.write_metadata(run, status="finished", steps=solver.step)
+    status = "failed"
+    try:
+        solver.run()
+        status = "finished"
+    except Interrupted:
+        status = "interrupted"
+        raise
+    finally:
+        if flashy.distrib.is_rank_zero():
+            runs.write_metadata(run, status=status, steps=solver.step)
+
+
+def pick(cfg: DictConfig) -> str:
+    """Put values that fit the device in the place of every ``auto``, and set the device up; what was picked, in words."""
+    import torch
+
+    cuda = cfg.device == "cuda"
+    capable = cuda and (cfg.autocast_dtype != "bfloat16" or torch.cuda.is_bf16_supported())
+    if cfg.autocast == "auto":
+        cfg.autocast = capable and cfg.solver == "musicgen"
+    if cfg.tf32 == "auto":
+        cfg.tf32 = cuda
+    if cfg.optim.fused == "auto":
+        cfg.optim.fused = cuda and cfg.optim.optimizer in ("adam", "adamw")
+    if cfg.dataset.num_workers == "auto":
+        here = parallel.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        cfg.dataset.num_workers = max(1, min(8, here - 1)) if cuda else here // 4
+    if cfg.optim.fused:
+        cfg.optim.adam = {**cfg.optim.adam, "fused": True}
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(cfg.tf32)
+    if cfg.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(cfg.deterministic, warn_only=True)
+    name = torch.cuda.get_device_name() if cuda else f"cpu ({cfg.num_threads} threads)"
+    precision = (cfg.autocast_dtype if cfg.autocast else "float32") + (" with TF32" if cfg.tf32 else "")
+    return (
+        f"{name}, {precision}, {'fused ' if cfg.optim.fused else ''}{cfg.optim.optimizer}, {cfg.dataset.num_workers} reading processes, "
+        f"batches of {cfg.dataset.batch_size} x {cfg.optim.accumulate}"
+    )
 
 
 def _explain(overrides: list[str], main: HydraMain, error: Exception) -> str:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy
 import pytest
@@ -70,3 +72,68 @@ def train(outputs):
         return subprocess.CompletedProcess(command, process.returncode, output)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def training_server():
+    """The process that ``trainings.py`` describes."""
+    environment = {**os.environ, "PYTHONPATH": str(files.REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, str(Path(__file__).with_name("trainings.py"))]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    yield process
+    process.stdin.close()
+    process.wait(timeout=60)
+
+
+@pytest.fixture
+def forked(outputs, training_server):
+    """Trains with Hydra overrides in a forked process; returns the exit codes of its ``ranks`` and what they wrote."""
+
+    def start(*overrides: str, ranks: int = 1, **job) -> tuple[list[int], str]:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        outputs.mkdir(exist_ok=True)
+        log = outputs / "forked.log"
+        log.unlink(missing_ok=True)
+        job = {"argv": list(overrides), "outputs": str(outputs), "log": str(log), "ranks": ranks, "port": port, **job}
+        training_server.stdin.write(json.dumps(job) + "\n")
+        training_server.stdin.flush()
+        return json.loads(training_server.stdout.readline()), log.read_text()
+
+    return start
+
+
+FINE = ["checkpoint.every_steps=4", "checkpoint.every_minutes=null"]
+ADVERSARIAL = ["msstftd.filters=2", "msstftd.n_ffts=[256]", "msstftd.hop_lengths=[64]", "msstftd.win_lengths=[256]"]
+
+
+@pytest.fixture(scope="session")
+def gan_overrides(codec_overrides) -> list[str]:
+    """The tiny codec with a small discriminator, a learning-rate schedule and a quantiser that joins later."""
+    plain = [override for override in codec_overrides if not override.startswith("adversarial")] + ["msspec.range_end=8"]
+    schedule = ["schedule.lr_scheduler=cosine", "schedule.cosine.warmup=3"]
+    return [*plain, *FINE, *schedule, *ADVERSARIAL, "adversarial.every=2"]
+
+
+@pytest.fixture
+def codec(outputs, codec_overrides):
+    """A codec with random weights, for language models to listen through."""
+    from music_training.musicgen import audiocraft_compat
+
+    audiocraft_compat.install()
+    import torch
+    from audiocraft.models import builders
+
+    from music_training.musicgen.models import save_weights
+    from music_training.musicgen.train import compose
+
+    torch.manual_seed(0)
+    config = compose(["model=codec_tiny", "device=cpu", "rvq.kmeans_init=false"])
+    save_weights(files.outputs_root() / "codec", builders.get_compression_model(config).state_dict(), config)
+    return "codec"
+
+
+@pytest.fixture
+def speaks(language_model_overrides, codec) -> list[str]:
+    plain = [override for override in language_model_overrides if not override.startswith("conditioner")]
+    return [*plain, *FINE, f"compression_model_checkpoint={codec}"]
