@@ -48,7 +48,6 @@ def test_codec_then_language_model_continue_exactly_after_a_kill(egs, train, cod
     assert history("lm_killed") == history("lm_whole")
 
 
-<<<<<<< HEAD
 @pytest.mark.long
 def test_a_codec_that_is_checked_while_it_trains_becomes_the_same(egs, outputs, train, codec_overrides, monkeypatch):
     assert train(*codec_overrides, "run=plain").returncode == 0
@@ -65,10 +64,7 @@ def test_a_codec_that_is_checked_while_it_trains_becomes_the_same(egs, outputs, 
     assert refused.returncode == 2 and "error: CODEC_CHECK_EVERY=now and then: a whole number" in refused.stdout
 
 
-def test_a_changed_configuration_or_manifest_is_a_new_run(egs, outputs, train, codec_overrides):
-=======
 def test_a_changed_configuration_or_manifest_is_a_new_run(egs, outputs, forked, codec_overrides):
->>>>>>> 4b7b4a4 (Checkpoints at any step, a guard before each update, batches by number)
     short = [*codec_overrides, "optim.epochs=1", "optim.updates_per_epoch=2"]
     assert forked(*short)[0] == [0]
     assert forked(*short)[0] == [0]  # the same: found again, nothing trained
