@@ -155,6 +155,7 @@ def test_versions_switch_in_sync_while_they_play(index, visit):
     page.wait_for_timeout(250)
     page.keyboard.press(" ")
     heard = numpy.frombuffer(base64.b64decode(page.evaluate(AS_BYTES)), numpy.float32)
+    heard = heard[1024:]  # before, the recorder was being connected
     assert not numpy.isnan(heard).any()
     at = numpy.flatnonzero(abs(heard) > 0.05)
     signs = numpy.sign(heard[at])
