@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from pydantic import Field
+
 from music_training import config, files, profiles, runs, stages
 from music_training.errors import UserError, run_command
 from music_training.library import catalogue
@@ -26,6 +28,7 @@ from music_training.musicgen import clips as clip_checks
 from music_training.musicgen.generate import generate_all, write
 from music_training.musicgen.models import load_musicgen, read_config
 from music_training.musicgen.prompts import Prompt, Sampling, read_prompts
+from training_checks.codec_quality_check import held_out
 from training_checks.listening_page import Card, Clip, write_card, write_index
 from training_checks.listening_page.cards import CARD, read_card, read_cards
 
@@ -38,13 +41,16 @@ PROMPTS = files.REPOSITORY / "model_config" / "prompts.yaml"
 class SamplerSettings(config.Settings):
     """What to generate for each kept checkpoint: ``epochs`` (None: all), prompts of ``prompts_file``, and how.
 
-    ``runs`` None: the language model trained last. ``batch`` clips are computed together.
+    ``runs`` None: the language model trained last. ``continuations`` held-out clips of its data set are continued, too,
+    after their first ``continue_seconds``. ``batch`` clips are computed together.
     """
 
     runs: list[str] | None = None
     epochs: list[int] | None = None
     prompts_file: str = str(PROMPTS.relative_to(files.REPOSITORY))
     prompts: int | None = None
+    continuations: int = Field(0, ge=0)
+    continue_seconds: float = Field(2.0, gt=0)
     duration: float = 5.0
     temperature: float = 1.0
     top_k: int = 250
@@ -138,9 +144,10 @@ def _sample_epoch(run: Path, epoch: int, weights: Path, prompts: list[Prompt], s
     folder = samples_root() / run.name / f"epoch_{epoch}"
     trained_as = read_config(weights)
     asked = [prompt if trained_as.conditioners else _without_text(prompt) for prompt in prompts]
+    asked += _continuations(trained_as, settings)
     sampling, old = settings.sampling(), read_card(folder)
     common = [files.digest(weights / "model.safetensors"), asdict(sampling)]
-    keys = {prompt.stem: _digest([*common, asdict(prompt), files.digest(prompt.audio) if prompt.audio else ""]) for prompt in asked}
+    keys = {prompt.stem: _digest([*common, _identity(prompt)]) for prompt in asked}
     known = {Path(clip.path).stem: clip for clip in old.clips} if old else {}
     kept = {
         stem: known[stem]
@@ -163,8 +170,7 @@ def _sample_epoch(run: Path, epoch: int, weights: Path, prompts: list[Prompt], s
     in_order = tuple(made[prompt.stem] for prompt in asked)
     about = f"{settings.duration:g} s each, temperature {settings.temperature:g}, top-k {settings.top_k}"
     metrics = {
-        "RMS dB": statistics.fmean(clip.figures["RMS dB"] for clip in in_order),
-        "repetition": statistics.fmean(clip.figures["repetition"] for clip in in_order),
+        **{name: statistics.fmean(values) for name in ("RMS dB", "repetition") if (values := _values(in_order, name))},
         "clips with faults": float(sum(bool(found) for found in faults.values())),
     }
     made_from = {stem: {"key": key, "faults": faults[stem]} for stem, key in keys.items()}
@@ -182,6 +188,25 @@ def _sample_epoch(run: Path, epoch: int, weights: Path, prompts: list[Prompt], s
 def _without_text(prompt: Prompt) -> Prompt:
     """What a model that was trained without text is asked instead."""
     return replace(prompt, name=prompt.name if prompt.audio else f"unconditional {prompt.seed}", text="")
+
+
+def _continuations(trained_as: DictConfig, settings: SamplerSettings) -> list[Prompt]:
+    """Clips of the data set that training never touched, spread evenly, as prompts."""
+    if not settings.continuations:
+        return []
+    lines = held_out(Path(trained_as.datasource.train).parent.name).read_text(encoding="utf-8").splitlines()
+    count = min(settings.continuations, len(lines))
+    paths = [json.loads(lines[index * len(lines) // count])["path"] for index in range(count)]
+    return [Prompt(f"continue {Path(path).stem}", "", index, path, settings.continue_seconds) for index, path in enumerate(paths)]
+
+
+def _identity(prompt: Prompt) -> list:
+    """What a prompt says, wherever the audio that it continues lies."""
+    return [asdict(replace(prompt, audio="")), files.digest(files.absolute(prompt.audio)) if prompt.audio else ""]
+
+
+def _values(clips: tuple[Clip, ...], name: str) -> list[float]:
+    return [clip.figures[name] for clip in clips if name in clip.figures]
 
 
 def _synthetic(trained_as: DictConfig) -> bool:

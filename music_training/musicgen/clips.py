@@ -55,9 +55,9 @@ class Figures:
         return found
 
     def shown(self) -> dict[str, float]:
-        """The figures by the names that a table or a page shows."""
+        """The figures by the names that a table or a page shows; what is no number is left out."""
         names = {"rms_db": "RMS dB"}
-        return {names.get(name, name): round(value, 4) for name, value in asdict(self).items()}
+        return {names.get(name, name): round(value, 4) for name, value in asdict(self).items() if math.isfinite(value)}
 
 
 def measure(audio: torch.Tensor | np.ndarray, sample_rate: int) -> Figures:

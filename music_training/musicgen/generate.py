@@ -117,9 +117,13 @@ def _fill(model: MusicGen, part: list[Row], frames: int, sampling: Sampling, cou
 
 
 def write(path: Path, audio: torch.Tensor, sample_rate: int) -> Path:
-    """Write a clip ``[C, T]`` as WAV or FLAC (by the suffix), atomically; peaks over full scale are scaled down."""
+    """Write a clip ``[C, T]`` as WAV or FLAC (by the suffix), atomically; peaks over full scale are scaled down.
+
+    What is not a number becomes silence: no file can hold it.
+    """
     import soundfile
 
+    audio = audio.nan_to_num(posinf=0.0, neginf=0.0)
     audio = audio / audio.abs().max().clamp(min=1.0)
     with files.atomic(path) as temporary:
         soundfile.write(temporary, audio.T.numpy(), sample_rate, format=path.suffix[1:].upper(), subtype="PCM_16")

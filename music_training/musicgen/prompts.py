@@ -26,6 +26,10 @@ class Prompt:
     audio_seconds: float | None = None
 
     def __post_init__(self) -> None:
+        if not all(isinstance(text, str) for text in (self.name, self.text, self.audio)):
+            raise UserError(f"prompt {self.name!r}: name, text and audio are texts; put numbers in quotes")
+        if not isinstance(self.seed, int) or not abs(self.seed) < 2**63:
+            raise UserError(f"prompt {self.name!r}: seed {self.seed!r} is no whole number of 64 bits")
         if self.audio_seconds is not None and not 0 < self.audio_seconds < math.inf:
             raise UserError(f"prompt {self.name!r}: {self.audio_seconds:g} seconds of audio to continue; more than 0")
 

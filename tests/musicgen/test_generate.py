@@ -119,6 +119,29 @@ def test_the_likeliest_tokens_are_those_of_audiocraft(music, plain, song, durati
     assert torch.equal(generate.generate(plain, Prompt("a"), greedy), likeliest(plain, "", duration))
 
 
+def test_a_frozen_text_encoder_gives_the_clips_of_audiocraft_too(folders, tmp_path):
+    """With T5 (untrained here), whose vectors AudioCraft pads to the longest text of a batch."""
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers.models import Unigram
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    words = Tokenizer(Unigram([("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581a", -1.0), ("\u2581drum", -2.0)], unk_id=2))
+    words.pre_tokenizer = pre_tokenizers.Metaspace()
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>").save_pretrained(tmp_path)
+    T5EncoderModel(T5Config(vocab_size=128, d_model=16, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(tmp_path)
+    overrides = ["device=cpu", "solver=musicgen", "model=lm_tiny", "conditioner=t5", f"conditioners.description.t5.name={tmp_path}"]
+    overrides += ["transformer_lm.dim=128", "dataset.segment_duration=1", f"compression_model_checkpoint={folders / 'codec'}"]
+    config = compose(overrides)
+    torch.manual_seed(0)
+    models.save_weights(tmp_path / "lm", builders.get_lm_model(config).state_dict(), config)
+    model = models.load_musicgen(tmp_path / "lm")
+    asked = [Prompt("a", "a drum"), Prompt("b", "a drum a drum a drum a"), Prompt("c")]
+    for prompt, clip in zip(asked, generate.generate_all(model, asked, Sampling(duration=0.6, temperature=0)), strict=True):
+        torch.testing.assert_close(clip, likeliest(model, prompt.text, 0.6), atol=1e-6, rtol=0)
+    drawn = generate.generate_all(model, asked, SHORT)
+    assert torch.equal(generate.generate(model, asked[1], SHORT), drawn[1])
+
+
 def test_a_continuation_begins_with_what_it_continues(plain, song):
     clip = generate.generate(plain, Prompt("x", "", 3, song), Sampling(duration=1.5))
     samples, rate = soundfile.read(song, dtype="float32")
@@ -194,6 +217,8 @@ def test_prompts_are_read_and_named(tmp_path):
         ("- {name: a, texts: b}", "a prompt has name, text, seed, audio and audio_seconds"),
         ("- {name: a}\n- {name: A}", "two prompts would both be written as a_seed0"),
         ("- {name: a, audio: x, audio_seconds: 0}", "more than 0"),
+        ("- {name: a, seed: one}", "seed 'one' is no whole number"),
+        ("- {name: a, text: }", "name, text and audio are texts"),
     ],
 )
 def test_a_bad_file_of_prompts_is_one_line(tmp_path, content, message):

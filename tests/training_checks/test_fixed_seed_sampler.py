@@ -6,7 +6,7 @@ import pytest
 import soundfile
 import torch
 
-from music_training import runs
+from music_training import files, runs
 from music_training.errors import UserError
 from music_training.library import catalogue
 from music_training.musicgen import audiocraft_compat, generate, models
@@ -117,6 +117,20 @@ def test_every_clip_is_measured(make_run, settings):
         assert set(card.made_from[clip.path.removesuffix(".wav")]) == {"key", "faults"}
     assert card.metrics["RMS dB"] == pytest.approx(sum(clip.figures["RMS dB"] for clip in card.clips) / 3)
     assert card.metrics["clips with faults"] == sum(bool(one["faults"]) for one in card.made_from.values())
+
+
+def test_held_out_clips_are_continued(make_run, settings, outputs):
+    lines = []
+    for number in range(4):
+        path = outputs / "segments" / f"clip{number}.wav"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, 0.1 * torch.randn(9600).numpy(), 32000)
+        lines.append(f'{{"path": "segments/clip{number}.wav"}}\n')
+    files.write_text(outputs / "egs" / "tones" / "test" / "data.jsonl", "".join(lines))
+    more = settings.model_copy(update={"continuations": 2, "continue_seconds": 0.2, "prompts": 1})
+    card = sampler.sample(make_run("one"), more)[0]
+    assert [clip.name for clip in card.clips] == ["house", "continue clip0", "continue clip2"]
+    assert all((sampler.samples_root() / "one" / "epoch_1" / clip.path).is_file() for clip in card.clips)
 
 
 def test_a_model_without_text_is_asked_for_the_seeds_alone(make_run, settings):
