@@ -43,7 +43,7 @@ def read(path: Path) -> list[Answer]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         found = _from_json(json.loads(text)) if text.lstrip().startswith("{") else _from_csv(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not an export of the listening page ({type(error).__name__}: {error})") from None
     if not found:
         raise UserError(f"{path}: no ratings in it; rate something on the page and export again")

@@ -156,7 +156,8 @@
         show,
         element: element("div", {},
           epochs.length > 1 ? element("label", { class: "epochs" }, "Epoch", slider, output) : null,
-          element("div", { class: "choices", role: "group", "aria-label": "Versions" }, ...buttons)),
+          element("div", { class: "choices", role: "group", "aria-label": "Versions" }, ...buttons),
+          element("p", { class: "quiet hint" }, "All versions play at once; the numbers switch between them. Drag over the picture to loop a part. Press ? for the keys.")),
         keys: (key) => {
           if (/^[1-9]$/.test(key) && Number(key) <= this.versions.length) this.hear(Number(key) - 1);
           else if (key === "ArrowUp") step(-1);
