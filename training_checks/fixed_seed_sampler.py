@@ -42,7 +42,7 @@ class SamplerSettings(config.Settings):
     """What to generate for each kept checkpoint: ``epochs`` (None: all), prompts of ``prompts_file``, and how.
 
     ``runs`` None: the language model trained last. ``continuations`` held-out clips of its data set are continued, too,
-    after their first ``continue_seconds``. ``batch`` clips are computed together.
+    after their first ``continue_seconds`` (at most half of ``duration``). ``batch`` clips are computed together.
     """
 
     runs: list[str] | None = None
@@ -197,7 +197,8 @@ def _continuations(trained_as: DictConfig, settings: SamplerSettings) -> list[Pr
     lines = held_out(Path(trained_as.datasource.train).parent.name).read_text(encoding="utf-8").splitlines()
     count = min(settings.continuations, len(lines))
     paths = [json.loads(lines[index * len(lines) // count])["path"] for index in range(count)]
-    return [Prompt(f"continue {Path(path).stem}", "", index, path, settings.continue_seconds) for index, path in enumerate(paths)]
+    seconds = min(settings.continue_seconds, settings.duration / 2)
+    return [Prompt(f"continue {Path(path).stem}", "", index, path, seconds) for index, path in enumerate(paths)]
 
 
 def _identity(prompt: Prompt) -> list:
