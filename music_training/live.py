@@ -205,6 +205,7 @@ def planned_steps(run: Path) -> int:
 def html(rows: Rows, now: Standing, price: prices.Price | None = None, memory: Sequence[tuple[int, int]] = (), title: str = "") -> str:
     """The curves and the line below them, as HTML that needs nothing else."""
     names = [name for name in LOSSES if _has(rows, name)][:2]
+    names += [name for name in dict.fromkeys(name for row in rows for name in row) if name.startswith("val_") and _has(rows, name)][:1]
     names += [name for group in (GRADIENTS, RATES) for name in group if _has(rows, name)][:2]
     pictures = "".join(curve(rows, name) for name in names) or "<i>no rows of metrics yet</i>"
     text = escape(now.text(price, memory))

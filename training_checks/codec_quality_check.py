@@ -305,6 +305,9 @@ def after_epoch(run: Path) -> Callable[[int, CompressionModel], None]:
         with torch.random.fork_rng():
             try:
                 report = check(codec.eval(), manifest, samples, folder, name=f"{run.name}, epoch {epoch}")
+            except UserError as error:  # nothing to stop a training for
+                print(f"codec check: {error}", flush=True)
+                return
             finally:
                 codec.train(was_training)
         write_card(folder, _card(report, run.name, _is_synthetic(dataset), epoch))
