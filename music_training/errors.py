@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import threading
 from collections.abc import Callable
 
 INTERRUPTED = 75  # EX_TEMPFAIL, of a training that SIGTERM stopped at a checkpoint: the same command goes on from there
@@ -35,6 +36,7 @@ class UserError(ValueError):
 def run_command(main: Callable[[], int | None]) -> None:
     """Run ``main`` as a process: exit 0, or what it returns; 2 with one line for a person's mistake; 75 where a
     training was asked to stop and can be continued; 130 on Ctrl-C."""
+    threading.excepthook = _thread_failed
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -46,7 +48,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         sys.stdout = None
         code = 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not _disk_is_full(error):
             raise
         code = _complain(f"{error.filename or 'the output folder'}: the disk is full; free some space and run the same command again")
     except Interrupted as interrupted:
@@ -56,6 +58,16 @@ def run_command(main: Callable[[], int | None]) -> None:
         print("interrupted; the same command continues", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """A full disk that a background thread (TensorBoard's) meets is said by the main one, in one line."""
+    if not _disk_is_full(failure.exc_value):
+        threading.__excepthook__(failure)
 
 
 def _complain(message: object) -> int:

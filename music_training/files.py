@@ -8,6 +8,7 @@ reader of this project takes one for a result, and :func:`sweep` removes what a 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -64,6 +65,23 @@ def atomic(path: Path | str) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+
+
+@contextlib.contextmanager
+def full_disk_is_told(path: Path | str) -> Iterator[None]:
+    """Raise OSError (no space left) where a library that writes ``path`` says so in words of its own, as torch and safetensors do."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        with contextlib.suppress(OSError):
+            if cause is None and shutil.disk_usage(Path(path).parent).free < 2**20:
+                cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        raise cause or error from None
 
 
 def write_text(path: Path | str, text: str) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from namespaces import pods  # noqa: F401 (a fixture)
+from small_disk import small_disk  # noqa: F401 (a fixture)
 
 from music_training import files
 

@@ -6,8 +6,6 @@ holds tensors, plain values and the configuration, and is read with ``weights_on
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import shutil
 from pathlib import Path
@@ -25,8 +23,8 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write the state after ``step`` updates, make it the last one and remove all but the ``keep`` newest."""
     files.sweep(folder)
     path = folder / f"state_{step:08d}.th"
-    with files.atomic(path) as temporary:
-        _write(state, temporary)
+    with files.atomic(path) as temporary, files.full_disk_is_told(path), open(temporary, "wb") as stream:
+        torch.save(state, stream)
     with files.atomic(folder / LAST) as temporary:
         try:
             os.link(path, temporary)
@@ -35,21 +33,6 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     for old in states(folder)[max(1, keep) :]:
         old.unlink()
     return path
-
-
-def _write(state: dict[str, Any], path: Path) -> None:
-    with open(path, "wb") as stream:
-        try:
-            torch.save(state, stream)
-        except RuntimeError as error:  # how torch reports that a write failed; the cause is the stream's
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, OSError):
-                cause = cause.__cause__ or cause.__context__
-            with contextlib.suppress(OSError):
-                free = shutil.disk_usage(path.parent).free
-                if cause is None and free < 2**20:
-                    cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            raise cause or error from None
 
 
 def states(folder: Path) -> list[Path]:

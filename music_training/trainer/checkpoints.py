@@ -26,7 +26,7 @@ WEIGHTS, AVERAGED, STATE, ABOUT = "model.safetensors", "averaged.safetensors", "
 def save(folder: Path, step: int, model: torch.nn.Module, averaged: dict | None, state: dict[str, Any], about: dict[str, Any]) -> Path:
     """Write ``folder/step_<step>`` whole or not at all; ``state`` must be tensors and plain values only."""
     target = folder / f"step_{step:08d}"
-    with files.atomic(target) as temporary:
+    with files.atomic(target) as temporary, files.full_disk_is_told(target):
         temporary.mkdir()
         safetensors.torch.save_model(model, str(temporary / WEIGHTS))
         if averaged is not None:

@@ -209,26 +209,6 @@ def test_ten_kills_leave_what_an_undisturbed_run_leaves(spine, tmp_path):
     assert all(path.is_file() for path in Players(outputs / "samples" / "index.html").paths)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mounts a small disk and gives its folder and a way to make it larger; needs root."""
-    if os.geteuid() or not sys.platform.startswith("linux"):
-        pytest.skip("only root may mount a small disk")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(*options: str) -> None:
-        done = subprocess.run(["mount", *options, "-t", "tmpfs", "tmpfs", str(folder)], capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
-
-    def resize(size: int) -> None:
-        mount("-o", f"{'remount,' if os.path.ismount(folder) else ''}size={size}")
-
-    yield folder, resize
-    subprocess.run(["umount", "--lazy", str(folder)], check=False)
-
-
 def used(folder: Path, pattern: str = "*") -> int:
     """What the files of a folder take on a disk with blocks of 4 KiB, in bytes."""
     return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob(pattern) if path.is_file())

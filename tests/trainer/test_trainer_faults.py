@@ -1,5 +1,6 @@
 """Kills, signals and other numbers of processes: a training goes on as if nothing had happened."""
 
+import contextlib
 import json
 import os
 import random
@@ -68,6 +69,28 @@ def test_sigterm_writes_a_checkpoint_and_exits_with_75():
     toy("stopped")
     toy("undisturbed")
     same("undisturbed", "stopped")
+
+
+@pytest.mark.parametrize("room", [0, 12288], ids=["for nothing", "for half a checkpoint"])
+def test_a_full_disk_is_one_line_and_the_last_good_checkpoint_survives(small_disk, monkeypatch, room):
+    toy("whole", *OFTEN)
+    whole = weights("whole")
+    folder, resize = small_disk
+    resize(4 * 2**20)
+    monkeypatch.setenv("MUSIC_OUTPUTS", str(folder / "outputs"))
+    assert toy("full", *OFTEN, check=False, TOY_TERM_AT=5).returncode == INTERRUPTED
+    with open(folder / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while filler.write(bytes(4096)):
+            pass
+    os.truncate(folder / "filler", (folder / "filler").stat().st_size - room)
+    full = toy("full", *OFTEN, check=False)
+    assert full.returncode == 2 and "the disk is full; free some space and run the same command again" in full.stderr, full.stderr
+    assert "Traceback" not in full.stderr
+    newest = checkpoints.newest(runs.find("full") / "ckpt")
+    assert files.read_json(newest / "checkpoint.json")["step"] == 5 and checkpoints.load_state(newest)
+    (folder / "filler").unlink()
+    toy("full", *OFTEN)
+    assert weights("full") == whole
 
 
 @pytest.mark.long
