@@ -8,6 +8,8 @@ not learn to count.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,6 +22,21 @@ from .tokenizer import BAR, NOTE_OFF, SHIFT, VELOCITY, MidiTokenizer
 VOCABULARY = MidiTokenizer.vocab_size
 PITCHES = 128
 LONGEST_BAR = 192  # ticks that have a place of their own
+
+
+Remember = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Cache:
+    """Keys and values of one layer in memory that is there from the start: a step writes its own and copies nothing."""
+
+    def __init__(self, batch: int, heads: int, length: int, width: int, like: Tensor):
+        self.held, self.count = like.new_zeros(2, batch, heads, length, width), 0
+
+    def __call__(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        start, self.count = self.count, self.count + key.shape[2]
+        self.held[0, :, :, start : self.count], self.held[1, :, :, start : self.count] = key, value
+        return self.held[0, :, :, : self.count], self.held[1, :, :, : self.count]
 
 
 class Block(nn.Module):
@@ -37,21 +54,21 @@ class Block(nn.Module):
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.film.bias)
 
-    def forward(self, hidden: Tensor, condition: Tensor, turn: Tensor, past: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``hidden`` ``[B, T, C]``, ``turn`` ``[2, T, D]`` (cosines and sines), ``past`` ``[2, B, H, P, D]``; also the new cache."""
+    def forward(self, hidden: Tensor, condition: Tensor, turn: Tensor, mask: Tensor | None, remember: Remember | None) -> Tensor:
+        """``hidden`` ``[B, T, C]``, ``turn`` ``[2, T, D]`` (cosines and sines); ``remember`` puts keys and values behind earlier ones."""
         scale, shift, scale_after, shift_after = self.film(condition).unsqueeze(1).chunk(4, -1)
         query, key, value = (
             part.unflatten(2, (self.heads, -1)).transpose(1, 2)
             for part in self.mix(self.norms[0](hidden) * (1 + scale) + shift).chunk(3, -1)
         )
         query, key = _turned(query, turn), _turned(key, turn)
-        if past is not None:
-            key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
+        if remember is not None:
+            key, value = remember(key, value)
         drop = self.dropout if self.training else 0.0
-        found = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=drop, is_causal=mask is None)
+        found = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=drop, is_causal=remember is None)
         hidden = hidden + self.out(found.transpose(1, 2).flatten(2))
         inner = self.norms[1](hidden) * (1 + scale_after) + shift_after
-        return hidden + self.down(functional.gelu(self.up(inner), approximate="tanh")), torch.stack([key, value])
+        return hidden + self.down(functional.gelu(self.up(inner), approximate="tanh"))
 
 
 class MidiTransformer(nn.Module):
@@ -86,26 +103,50 @@ class MidiTransformer(nn.Module):
         self, tokens: Tensor, emotion: Tensor, context: Tensor, past: Tensor | None = None, state: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         """Logits; with ``past`` and ``state`` (see :meth:`beginning`) also both with these tokens in them."""
+        if past is None:
+            return self.run(tokens, emotion, context)[0]
+        before = past.shape[4]
+        order = torch.arange(before + tokens.shape[1], device=tokens.device)
+        mask = order[None] <= order[before:, None]
+        kept: list[Tensor] = []
+
+        def grown(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+            held = past[len(kept)]
+            kept.append(torch.stack([torch.cat([held[0], key], 2), torch.cat([held[1], value], 2)]))
+            return kept[-1][0], kept[-1][1]
+
+        logits, state = self.run(tokens, emotion, context, before, state, mask, [grown] * self.layers)
+        return logits, torch.stack(kept), state
+
+    def run(
+        self, tokens: Tensor, emotion: Tensor, context: Tensor, before: int = 0, state: Tensor | None = None, mask: Tensor | None = None,
+        remember: Sequence[Remember] | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Logits and the new state; ``before`` tokens went before, ``remember`` has a cache for each layer."""
         condition = self.condition(torch.cat([emotion, context], 1))
         counts, ticks = self.states(tokens, state)
         sounding = (counts > 0).to(condition.dtype)
-        before = 0 if past is None else past.shape[4]
-        time = tokens.shape[1]
-        positions = torch.arange(before, before + time, device=tokens.device)
+        positions = torch.arange(before, before + tokens.shape[1], device=tokens.device)
         angles = (positions[:, None] * self.rates).repeat(1, 2)
         turn = torch.stack([angles.cos(), angles.sin()])
-        mask = None if past is None else torch.arange(before + time, device=tokens.device)[None] <= positions[:, None]
         hidden = self.embed(tokens) + self.place(ticks.long().clamp(0, LONGEST_BAR - 1)) + self.chord(sounding) + condition.unsqueeze(1)
-        kept = []
         for number, block in enumerate(self.blocks):
-            hidden, cache = block(hidden, condition, turn, None if past is None else past[number], mask)
-            kept.append(cache)
+            hidden = block(hidden, condition, turn, mask, remember[number] if remember else None)
         logits = self.head(self.norm(hidden)) + self.bias(condition).unsqueeze(1) + self.follow(tokens)
         known = torch.cat([self.silent[1] * sounding, self.silent[0] * (1 - sounding)], 2)
         logits = torch.cat([logits[..., :SHIFT] + known, logits[..., SHIFT:]], 2)
-        if past is None:
-            return logits
-        return logits, torch.stack(kept), torch.cat([counts[:, -1], ticks[:, -1:]], 1)
+        return logits, torch.cat([counts[:, -1], ticks[:, -1:]], 1)
+
+    def step(self, tokens: Tensor, emotion: Tensor, context: Tensor, caches: Sequence[Cache], state: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and state of the tokens that follow those in ``caches``, which take them in."""
+        before, time = caches[0].count, tokens.shape[1]
+        order = torch.arange(before + time, device=tokens.device)
+        mask = order[None] <= order[before:, None] if time > 1 else None  # one token sees all before it
+        return self.run(tokens, emotion, context, before, state, mask, caches)
+
+    def caches(self, batch: int, length: int) -> list[Cache]:
+        """Empty caches for sequences of at most ``length`` tokens."""
+        return [Cache(batch, self.heads, length, self.head_width, self.head.weight.detach()) for _ in range(self.layers)]
 
     @staticmethod
     def states(tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:

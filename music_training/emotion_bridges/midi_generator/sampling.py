@@ -108,13 +108,13 @@ def generate(
         without[:, 0] = 0
         emotion, context = torch.cat([emotion, torch.zeros_like(emotion)]), torch.cat([context, without])
     rng = torch.Generator(device).manual_seed(sampling.seed)
-    cache, state = model.beginning(len(emotion))
+    caches, (_, state) = model.caches(len(emotion), sampling.max_tokens), model.beginning(len(emotion))
     done = torch.zeros(batch, dtype=torch.bool, device=device)
     fresh = tokens
     while not done.all() and tokens.shape[1] < sampling.max_tokens:
         given = torch.cat([fresh, fresh]) if guided else fresh
         if sampling.cache:
-            logits, cache, state = model(given, emotion, context, cache, state)
+            logits, state = model.step(given, emotion, context, caches, state)
         else:
             logits = model(given, emotion, context)
         logits = logits[:, -1].float()
