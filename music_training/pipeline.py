@@ -18,8 +18,9 @@ BOXES = {
     "MusicGen": (3, 1.0, "05"),
     "listening\npage": (4, 1.0, "10"),
     "EDM structure": (1, 0.0, "06"),
+    "emotion\nbridges": (3, 0.0, "08"),
 }
-ARROWS = [(0, 1), (1, 2), (2, 3), (3, 4), (0, 5)]
+ARROWS = [(0, 1), (1, 2), (2, 3), (3, 4), (0, 5), (0, 6)]
 
 
 def table(profile: str, audio_dir: str = "") -> pandas.DataFrame:

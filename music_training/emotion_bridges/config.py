@@ -52,7 +52,8 @@ class SpectocloudSettings(BridgeSettings):
     """Everything that training Spectocloud is told.
 
     A clip is ``seconds`` long and becomes ``points`` points; ``crops`` clips per file and epoch. ``width`` and
-    ``layers`` size the encoder. ``color_weight`` and ``density_weight`` stand beside the Chamfer distance.
+    ``layers`` size the encoder. ``color_weight`` stands beside the Chamfer distance; ``recolour`` is the share of clips
+    that get another emotion, and its colours, in training.
     """
 
     model: Literal["spectocloud"] = "spectocloud"
@@ -62,6 +63,7 @@ class SpectocloudSettings(BridgeSettings):
     width: int = Field(96, ge=16)
     layers: int = Field(4, ge=1)
     color_weight: float = Field(0.2, ge=0)
+    recolour: float = Field(0.5, ge=0, le=1)
     training: Training = Training(
         epochs=150,
         batch_size=32,
@@ -111,6 +113,20 @@ class MidiSettings(BridgeSettings):
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width}: must be a multiple of twice the heads ({self.heads}), for rotary positions")
         return self
+
+
+class NotebookSettings(Settings):
+    """Both models of notebook 08 on one library; ``repeats`` scores are generated for each point of the emotion grid."""
+
+    dataset: str
+    spectocloud: SpectocloudSettings = SpectocloudSettings()
+    midi_generator: MidiSettings = MidiSettings()
+    repeats: int = Field(4, ge=1)
+
+    def of(self, model: str) -> BridgeSettings:
+        """The settings of one model, with the library."""
+        chosen = getattr(self, model)
+        return chosen.model_copy(update={"data": chosen.data.model_copy(update={"dataset": self.dataset})})
 
 
 def translate(content: Mapping[str, Any]) -> dict[str, Any]:

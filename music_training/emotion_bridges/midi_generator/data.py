@@ -53,6 +53,11 @@ def parse_key(text: str) -> tuple[int, bool]:
     return NOTE_NAMES[tonic], mode.lower() == "major"
 
 
+def key_name(tonic: int, major: bool) -> str:
+    """``(6, False)`` to ``F# minor``."""
+    return f"{next(name for name, number in NOTE_NAMES.items() if number == tonic)} {'major' if major else 'minor'}"
+
+
 def key_shift(tonic: int) -> int:
     """Semitones from C to a tonic by the nearest way, -6 ... 5."""
     return (tonic + 6) % 12 - 6
@@ -202,6 +207,35 @@ def advance(tokens: numpy.ndarray, end: int) -> numpy.ndarray:
     gap = end - int((body[shifts] - SHIFT + 1).sum())
     moves = [SHIFT + SHIFTS - 1] * (gap // SHIFTS) + ([SHIFT + gap % SHIFTS - 1] if gap % SHIFTS else [])
     return numpy.concatenate([body, numpy.array([*moves, BAR], numpy.int64)])
+
+
+def last_bar(score: symusic.Score) -> tuple[symusic.Score, int]:
+    """The last bar of a score on the token grid that has a note, from tick 0, and its length in ticks."""
+    ends = [int(track.notes.numpy()["time"].max()) for track in score.tracks if len(track.notes)]
+    starts = bar_starts(score, max(ends, default=0) + 1)
+    begin = int(starts[-1])
+    length = int(bar_starts(score, begin + 16 * TICKS)[len(starts)]) - begin
+    return excerpt(score, begin, begin + length), length
+
+
+def joined(score: symusic.Score, following: symusic.Score, overlap: int) -> symusic.Score:
+    """A score with another behind it that begins with the first one's last bar, of ``overlap`` ticks."""
+    result = score.copy()
+    ends = [int(track.notes.numpy()["time"].max()) for track in score.tracks if len(track.notes)]
+    begin = int(bar_starts(score, max(ends, default=0) + 1)[-1])
+    for track in following.tracks:
+        held = track.notes.numpy()
+        new = held["time"] >= overlap
+        if not new.any():
+            continue
+        same = [other for other in result.tracks if (other.program, other.is_drum) == (track.program, track.is_drum)]
+        if not same:
+            result.tracks.append(symusic.Track("", track.program, track.is_drum))
+            same = [result.tracks[-1]]
+        columns = [held[name][new] for name in ("time", "duration", "pitch", "velocity")]
+        columns[0] = columns[0] + numpy.int32(begin)
+        same[0].notes.extend(symusic.Note.from_numpy(*columns, ttype="Tick"))
+    return result
 
 
 def _one_keyboard(rows: numpy.ndarray) -> numpy.ndarray:

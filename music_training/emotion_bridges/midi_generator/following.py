@@ -82,3 +82,12 @@ def _rank(asked: numpy.ndarray, estimated: numpy.ndarray) -> float:
     if numpy.ptp(estimated) == 0 or numpy.ptp(asked) == 0:
         return 0.0
     return float(stats.spearmanr(asked, estimated).statistic)
+
+
+def measure_table(asked: numpy.ndarray, scores: Sequence[symusic.Score]) -> dict[str, dict[str, float]]:
+    """For each measure its mean and its rank correlation with the valence and the arousal that were asked."""
+    values = features(scores)
+    return {
+        name: {"mean": float(column.mean()), "valence": _rank(asked[:, 0], column), "arousal": _rank(asked[:, 1], column)}
+        for name, column in zip(measures.NAMES, values.T, strict=True)
+    }

@@ -7,7 +7,8 @@ that sounds, a velocity only before a note-on, no end while a note sounds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy
 import symusic
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from .. import emotions
+from ..config import MidiSettings
 from . import data
 from .model import MidiTransformer
 from .tokenizer import BAR, BOS, EOS, NOTE_OFF, PAD, SHIFT, SLOWEST, VELOCITY, MidiTokenizer
@@ -145,6 +147,41 @@ def scores(
         prompts = [numpy.array([BOS, VELOCITY + value // 96, SHIFT + value % 96])] * len(felt)
     made = generate(model, emotion, context, sampling, prompts, multi)
     return [data.transposed(MidiTokenizer().decode(row), data.key_shift(tonic)) for row in made]
+
+
+def longer(
+    model: MidiTransformer, settings: MidiSettings, felt: Sequence[Sequence[float]], sampling: Sampling, *, tempo: float | None = None,
+    key: str = "", prompt: Path | str | symusic.Score | None = None, prompt_bars: int = 1,
+) -> list[symusic.Score]:  # fmt: skip
+    """Scores of ``sampling.bars`` bars, also more than the model was trained on: each further part goes on from the last bar.
+
+    ``prompt`` gives the first ``prompt_bars`` bars; its own key is taken where none is asked.
+    """
+    multi = settings.drums or not settings.merge
+    prompts = None
+    if prompt is not None:
+        given = data.read(prompt)
+        own = data.key_name(*data.measures.key_of(given))
+        prompts = [data.prompt_tokens(given, settings, prompt_bars, own)] * len(felt)
+        key, tempo = key or own, tempo or data.measures.tempo_of(given)
+    in_c = f"C {key.partition(' ')[2]}" if key and data.parse_key(key) else ""  # the model knows C only; its mode is a condition
+    part = min(sampling.bars, settings.bars)
+    room = settings.context + (len(prompts[0]) if prompts else 0)
+    first = replace(sampling, bars=part, max_tokens=room)
+    made = scores(model, felt, first, tempo=tempo, key=in_c, prompts=prompts, multi=multi)
+    while part < sampling.bars:
+        more = min(settings.bars - 1, sampling.bars - part) if settings.bars > 1 else 1
+        for number, score in enumerate(made):  # the last bars differ in length, so one by one
+            last, end = data.last_bar(score)
+            tokens = data.advance(MidiTokenizer().encode_array(last), end)
+            drawn = replace(
+                sampling, bars=1 + more, seed=sampling.seed + part * len(felt) + number, max_tokens=settings.context + len(tokens)
+            )
+            following = scores(model, [felt[number]], drawn, tempo=data.measures.tempo_of(last), prompts=[tokens], multi=multi)[0]
+            made[number] = data.joined(score, following, end)
+        part += more
+    shift = data.key_shift(data.parse_key(key)[0]) if key else 0
+    return [data.transposed(score, shift) for score in made]
 
 
 def _draw(logits: Tensor, sampling: Sampling, rng: torch.Generator) -> Tensor:
