@@ -33,7 +33,7 @@ def make_samples(spectocloud: Path, midi: Path, *, scope: str, clips: int = 8, a
     own = _first(Path(audio_dir).expanduser()) if audio_dir else None
 
     def make(draft: stages.Draft) -> stages.Made:
-        from music_training.emotion_bridges import pictures, sounds
+        from music_training.emotion_bridges import lexicon, pictures, sounds
         from music_training.emotion_bridges.midi_generator import sampling
         from music_training.emotion_bridges.spectocloud import viewer
         from music_training.emotion_bridges.train import EVALUATION, load, system_of
@@ -49,16 +49,19 @@ def make_samples(spectocloud: Path, midi: Path, *, scope: str, clips: int = 8, a
             folder.mkdir(parents=True, exist_ok=True)
             score.dump_midi(str(folder / f"{stem}.mid"))
             sounds.studio(score, folder / f"{stem}.wav", emotion)
-            picture = files.atomic(folder / f"{stem}.png")
-            with picture as temporary:
+            with files.atomic(folder / f"{stem}.png") as temporary:
                 temporary.write_bytes(pictures.png(pictures.roll_figure([(name, score)])))
             made.append((name, stem, emotion))
         clouds, cloud_settings = load(spectocloud, "spectocloud")
         held = system_of(cloud_settings, scope).held_clips
         chosen = held[:: max(1, len(held) // clips)][:clips]
-        viewer.of_clips(
-            clouds, chosen, folder / "clouds.html", "Spectocloud: truth beside prediction", f"Run {spectocloud.name}, held out."
-        )
+        about = f"Run {spectocloud.name}, clips of held-out artists."
+        viewer.of_clips(clouds, chosen, folder / "clouds.html", "Spectocloud: truth beside prediction", about)
+        links = [Link("Clouds in 3D", "clouds.html")]
+        if own:
+            emotion = (lexicon.infer_from_path(own) or ([0.0, 0.0, 0.5], ""))[0]
+            viewer.of_files(spectocloud, [own], emotion, folder / "own")
+            links.append(Link(f"Clouds of {own.name}", "own/index.html"))
         found, measured = files.read_json(midi / EVALUATION) or {}, files.read_json(spectocloud / EVALUATION) or {}
         metrics, baseline = _figures(found, measured)
         card = Card(

@@ -115,20 +115,6 @@ class MidiSettings(BridgeSettings):
         return self
 
 
-class NotebookSettings(Settings):
-    """Both models of notebook 08 on one library; ``repeats`` scores are generated for each point of the emotion grid."""
-
-    dataset: str
-    spectocloud: SpectocloudSettings = SpectocloudSettings()
-    midi_generator: MidiSettings = MidiSettings()
-    repeats: int = Field(4, ge=1)
-
-    def of(self, model: str) -> BridgeSettings:
-        """The settings of one model, with the library."""
-        chosen = getattr(self, model)
-        return chosen.model_copy(update={"data": chosen.data.model_copy(update={"dataset": self.dataset})})
-
-
 def translate(content: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration in the seed's words in the trainer's; what is in neither's is left for the strict check."""
     result = dict(content)
@@ -172,3 +158,17 @@ def _move(source: dict, name: str, target: dict, new: str) -> None:
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value.model_dump() if isinstance(value, Settings) else dict(value) if isinstance(value, Mapping) else {}
+
+
+class NotebookSettings(Settings):
+    """Both models of notebook 08 on one library; ``repeats`` scores are generated for each point of the emotion grid."""
+
+    dataset: str
+    spectocloud: SpectocloudSettings = SpectocloudSettings()
+    midi_generator: MidiSettings = MidiSettings()
+    repeats: int = Field(4, ge=1)
+
+    def of(self, model: str) -> BridgeSettings:
+        """The settings of one model, with the library."""
+        data = self.midi_generator.data.model_copy(update={"dataset": self.dataset})  # one set of manifests for both
+        return getattr(self, model).model_copy(update={"data": data})

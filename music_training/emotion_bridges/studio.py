@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -46,7 +48,9 @@ def entries(settings: BridgeSettings, scope: str = "emotion_bridges") -> tuple[l
 
 def manifest_stage(dataset: str, data: Data, scope: str) -> stages.StageResult:
     """Manifests of a library and of scores composed beside it, divided by artist: the stage ``bridge_manifests``."""
-    target = files.outputs_root() / "data" / "manifests_studio" / dataset
+    params = {"dataset": dataset, **data.model_dump(mode="json", include={"val_split", "studio"})}
+    key = hashlib.sha256(json.dumps([VERSION, params]).encode()).hexdigest()[:8]
+    target = files.outputs_root() / "data" / "manifests_studio" / f"{dataset}-{key}"
     listed = catalogue.path_of(dataset)
 
     def make(draft: stages.Draft) -> stages.Made:
@@ -58,7 +62,6 @@ def manifest_stage(dataset: str, data: Data, scope: str) -> stages.StageResult:
         counts = {"train": len(train), "val": len(val), "scores train": len(more), "scores val": len(held)}
         return stages.Made(outputs, {"folder": files.relative(target), **counts}, folders=[target / "scores"])
 
-    params = {"dataset": dataset, **data.model_dump(include={"val_split", "studio"})}
     inputs = [listed] if listed.is_file() else []
     return stages.run("bridge_manifests", make, scope=scope, params=params, inputs=inputs, version=VERSION)
 

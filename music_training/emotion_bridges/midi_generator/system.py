@@ -83,5 +83,5 @@ class MidiSystem(System):
 def summary(parts: list[list[float]]) -> dict[str, float]:
     """Validation metrics from the sums of all processes."""
     total, right, count = numpy.sum(parts, axis=0)
-    loss = total / count
-    return {"val_loss": loss, "val_perplexity": math.exp(min(loss, 50.0)), "val_accuracy": right / count}
+    loss = float(total / count)
+    return {"val_loss": loss, "val_perplexity": math.exp(min(loss, 50.0)), "val_accuracy": float(right / count)}
