@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int | None:
     predict.add_argument("--out-dir", type=Path, required=True, help="where the clouds and index.html go")
     exporting = commands.add_parser("export_models", help="ONNX and, where coremltools is installed, Core ML")
     exporting.add_argument("--all", action="store_true", help="the newest run of each model")
+    exporting.add_argument("--newest", nargs="+", choices=list(KINDS), default=[], metavar="MODEL", help="the newest run of these models")
     exporting.add_argument("--spectocloud", metavar="CKPT", help="run, checkpoint or weights of Spectocloud")
     exporting.add_argument("--midi-generator", metavar="CKPT", help="run, checkpoint or weights of the MIDI generator")
     exporting.add_argument("--out-dir", type=Path, help="default: outputs/exports")
@@ -149,10 +150,10 @@ def _cloud(parsed: argparse.Namespace) -> None:
 def _export(parsed: argparse.Namespace) -> None:
     from . import export
 
-    if not (parsed.all or parsed.spectocloud or parsed.midi_generator):
+    if not (parsed.all or parsed.newest or parsed.spectocloud or parsed.midi_generator):
         raise UserError("say what to export: --all, --spectocloud CKPT or --midi-generator CKPT")
     chosen = {"spectocloud": parsed.spectocloud, "midi_generator": parsed.midi_generator}
-    chosen = {name: given or (export.newest(name) if parsed.all else None) for name, given in chosen.items()}
+    chosen = {name: given or (export.newest(name) if parsed.all or name in parsed.newest else None) for name, given in chosen.items()}
     for line in export.export_all({name: given for name, given in chosen.items() if given}, parsed.out_dir):
         print(line)
 

@@ -126,7 +126,7 @@ class _Plain(nn.Module):
 def _write(model: nn.Module, example: tuple[Tensor, ...], shapes, inputs: Sequence[str], outputs: Sequence[str], path: Path) -> Path:
     with files.atomic(path) as temporary:
         program = torch.onnx.export(
-            model, example, dynamo=True, input_names=list(inputs), output_names=list(outputs), dynamic_shapes=shapes,
+            model.eval(), example, dynamo=True, input_names=list(inputs), output_names=list(outputs), dynamic_shapes=shapes,
             opset_version=OPSET, verbose=False,
         )  # fmt: skip
         program.save(str(temporary), external_data=False)

@@ -92,12 +92,14 @@ class Spectocloud(nn.Module):
 
     def stretches(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """Weights ``[B, slots, T]`` that read the frames at the slots' middles, and these middles in [0, 1] ``[B, slots]``."""
-        mass = level.pow(SHARPNESS).sum(2) + 1e-6
-        done = mass.cumsum(1) / mass.sum(1, keepdim=True)
-        began = done - mass / mass.sum(1, keepdim=True)
-        wanted = (torch.arange(self.slots, device=level.device) + 0.5).div(self.slots)[None, :, None]
-        share = ((wanted - began.unsqueeze(1)) / (done - began).clamp(min=1e-9).unsqueeze(1)).clamp(0, 1)  # of each frame, passed
-        place = share.sum(2)  # frames passed, with a fraction
+        mass = level.double().pow(SHARPNESS).sum(2) + 1e-6  # in double: a quiet frame takes small differences of the sum to large ones
+        total = mass.sum(1, keepdim=True)
+        done = mass.cumsum(1) / total
+        share_of = mass / total
+        began = done - share_of
+        wanted = (torch.arange(self.slots, device=level.device).double() + 0.5).div(self.slots)[None, :, None]
+        passed = ((wanted - began.unsqueeze(1)) / share_of.unsqueeze(1)).clamp(0, 1)
+        place = passed.sum(2).to(level.dtype)  # frames passed, with a fraction
         frames = torch.arange(level.shape[1], device=level.device) + 0.5
         weights = (1 - (place.unsqueeze(2) - frames).abs()).clamp(min=0)
         return weights / weights.sum(2, keepdim=True).clamp(min=1e-6), place / level.shape[1]
