@@ -64,7 +64,7 @@ if [ $docker = yes ]; then
     [ -f "$dockerfile" ] || fail "$dockerfile: no such file; name one in \$DOCKERFILE, or train without --docker"
     [ -z "$data_mount" ] || [ -d "$data_mount" ] || fail "--data-mount $data_mount: no such folder"
     docker build -f "$dockerfile" -t music-training:v2 .
-    mounts=(-v "$PWD:/workspace")
+    mounts=(-v "$PWD:/workspace" --user "$(id -u):$(id -g)" -e HOME=/tmp -e MUSIC_OUTPUTS=/workspace/outputs)
     [ -z "$data_mount" ] || mounts+=(-v "$(realpath "$data_mount"):/data")
     exec docker run --rm --gpus all --ipc=host --shm-size=8g "${mounts[@]}" -w /workspace music-training:v2 bash scripts/train_cuda_v2.sh "${inside[@]}"
 fi
