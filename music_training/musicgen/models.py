@@ -64,7 +64,7 @@ def load_codec(reference: Path | str, device: str = "cpu") -> CompressionModel:
     if not text.startswith("//pretrained/") and folder.exists():
         if folder.is_file():
             try:
-                return CompressionModel.get_pretrained(str(folder), device)
+                return _codec_of_training(folder, device) or CompressionModel.get_pretrained(str(folder), device)
             except pickle.UnpicklingError:  # anything but tensors and plain values is refused, not run
                 raise UserError(f"{folder}: not an exported codec, or one that holds objects; such a file is not opened") from None
         config = read_config(folder)
@@ -100,6 +100,23 @@ def load_musicgen(folder: Path | str, device: str = "cpu") -> MusicGen:
 
     codec = load_codec(language_model.cfg.compression_model_checkpoint, device)
     return MusicGen(str(folder), codec, language_model)
+
+
+def _codec_of_training(path: Path, device: str) -> CompressionModel | None:
+    """The codec of a training state (``ckpt/last.th``): its best weights so far, else the current ones; None for other files."""
+    import torch
+    from audiocraft.models import builders
+
+    state = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
+    if "xp.cfg" not in state or "exported" in state or "model" not in state:
+        return None
+    config = state["xp.cfg"]
+    if config.solver != "compression":
+        raise UserError(f"{path}: the training state of a {config.solver} solver, not of a codec")
+    config.device = device
+    model = builders.get_compression_model(config)
+    model.load_state_dict((state.get("best_state") or state)["model"])
+    return model.to(device).eval()
 
 
 def _with_weights(model: Any, folder: Path, device: str) -> Any:

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from music_training import files, runs
+from music_training.musicgen.models import load_codec, read_config, save_weights
 
 
 def weights(run: str) -> str:
@@ -51,6 +52,12 @@ def test_codec_then_language_model_continue_exactly_after_a_kill(egs, train, cod
 @pytest.mark.long
 def test_a_codec_that_is_checked_while_it_trains_becomes_the_same(egs, outputs, train, codec_overrides, monkeypatch):
     assert train(*codec_overrides, "run=plain").returncode == 0
+    best = runs.folder() / "plain" / "ckpt" / "best"
+    state = files.relative(runs.folder() / "plain" / "ckpt" / "last.th")
+    for loaded in (load_codec(state), load_codec("training/plain/ckpt/best")):  # a training state is a codec, too
+        assert not loaded.training
+        digest = files.digest(save_weights(outputs / "again", loaded.state_dict(), read_config(best)) / "model.safetensors")
+        assert digest == weights("plain")
     monkeypatch.setenv("CODEC_CHECK_EVERY", "2")
     monkeypatch.setenv("CODEC_CHECK_SAMPLES", "1")
     checked = train(*codec_overrides, "run=checked")
