@@ -131,3 +131,14 @@ def test_what_is_no_export_is_one_line(tmp_path, content):
     path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"odd\.json: (not an export|no ratings)"):
         analysis.read(path)
+
+
+def test_exports_in_the_ratings_folder_are_found_and_their_absence_is_said(outputs):
+    assert "put the file into samples/ratings" in str(analysis.analyse_files().findings[0])
+    folder = outputs / "samples" / "ratings"
+    folder.mkdir(parents=True)
+    for name in ("anna", "ben"):
+        export(folder, abx(9, 10, session=name, listener=name))
+    assert [row["n"] for row in analysis.analyse_files().rows] == [20]
+    with pytest.raises(FileNotFoundError):
+        analysis.analyse_files(["gone.json"])

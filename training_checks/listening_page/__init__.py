@@ -5,7 +5,8 @@ Whoever has something to hear writes a card, ``card.json``, into a folder below 
 card's fields and what the page does with them.
 """
 
+from .analysis import analyse_files
 from .cards import Card, Clip, Link, Picture, read_cards, write_card
 from .page import link, write_index
 
-__all__ = ["Card", "Clip", "Link", "Picture", "link", "read_cards", "write_card", "write_index"]
+__all__ = ["Card", "Clip", "Link", "Picture", "analyse_files", "link", "read_cards", "write_card", "write_index"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from music_training import files
 from music_training.errors import run_command
@@ -17,13 +16,13 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("write", help="gather all cards below outputs/samples into index.html")
     analyse = commands.add_parser("analyse", help="what exported ratings say, with confidence intervals and p-values")
-    analyse.add_argument("files", nargs="+", type=Path, metavar="FILE", help="ratings.json or ratings.csv, of one or several listeners")
+    analyse.add_argument("files", nargs="*", metavar="FILE", help="exports, JSON or CSV (default: those in outputs/samples/ratings)")
     analyse.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if args.command == "write":
         print(write_index(files.outputs_root() / "samples"))
         return 0
-    return analysis.analyse([one for path in args.files for one in analysis.read(path)]).print(args.json)
+    return analysis.analyse_files(args.files or None).print(args.json)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from music_training import files
 from music_training.errors import UserError
 from training_checks.report import Report
 
@@ -48,6 +49,17 @@ def read(path: Path) -> list[Answer]:
     if not found:
         raise UserError(f"{path}: no ratings in it; rate something on the page and export again")
     return found
+
+
+def analyse_files(paths: list[Path | str] | None = None) -> Report:
+    """What exported files say; None: those in ``outputs/samples/ratings``. Without any a note says how to come by them."""
+    folder = files.outputs_root() / "samples" / "ratings"
+    chosen = sorted([*folder.glob("*.json"), *folder.glob("*.csv")]) if paths is None else [Path(path).expanduser() for path in paths]
+    if not chosen:
+        report = Report("listening tests: no ratings yet")
+        report.add("note", "ratings", "none exported", f"rate on the page, export, and put the file into {files.relative(folder)}")
+        return report
+    return analyse([one for path in chosen for one in read(path)])
 
 
 def analyse(answers: list[Answer]) -> Report:
