@@ -262,3 +262,15 @@ def test_a_card_that_cannot_be_read_is_named(samples):
     write(samples, "good", "a.wav")
     files.write_text(samples / "misspelt" / "card.json", '{"section": "a", "run": "b", "title": "c", "clipz": []}')
     assert any("misspelt/card.json" in text for text in Page(write_index(samples)).text)
+
+
+def test_a_reference_that_every_epoch_brings_stands_there_once(samples):
+    clips = (Clip("x", "o.wav", "original", role="reference"), Clip("x", "r.wav", "rebuilt"))
+    for epoch in (1, 2):
+        write(samples, f"epoch_{epoch}", "o.wav", "r.wav", epoch=epoch, clips=clips)
+    page = Page(write_index(samples))
+    heads = [text for text in page.text if text in ("original", "epoch 1 · rebuilt", "epoch 2 · rebuilt", "epoch 1 · original")]
+    assert heads == ["original", "epoch 1 · rebuilt", "epoch 2 · rebuilt"]
+    assert [one.get("data-epoch") for one in page.of("td") if "data-column" in one] == [None, "1", "2"]
+    soundfile.write(samples / "epoch_2" / "o.wav", numpy.zeros(100), 32000)  # now they differ: both are shown
+    assert len(Page(write_index(samples)).of("audio")) == 4

@@ -17,7 +17,7 @@ from .tables import Row, Table, Version, gather, label
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = ("statistics.js", "ratings.js", "player.js", "panel.js", "tests.js", "page.js")
 # No inline script, no connection, no plug-in: should a text of a card ever become markup, it still does nothing.
-POLICY = "script-src file: http: https:; connect-src 'none'; object-src 'none'; form-action 'none'"
+POLICY = "script-src 'self' file: http: https:; connect-src 'none'; object-src 'none'; form-action 'none'"
 
 
 def write_index(samples: Path) -> Path:
@@ -103,7 +103,7 @@ def _table(table: Table, samples: Path) -> str:
 def _clips(table: Table, samples: Path) -> str:
     if not table.rows:
         return ""
-    epochs = {label: version.card.epoch for row in table.rows for label, version in row.versions.items()}
+    epochs = {label: version.epoch for row in table.rows for label, version in row.versions.items()}
     head = "".join(f'<th scope="col"{_epoch(epochs[column])}>{escape(column)}</th>' for column in table.columns)
     body = "".join(_row(row, table.columns, epochs, samples) for row in table.rows)
     caption = f"<caption>{_count(len(table.rows), 'row')}; every column is a version of the same clip</caption>"

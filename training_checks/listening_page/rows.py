@@ -72,7 +72,7 @@ def _make_row(samples: Path, task: tuple[Row, str]) -> None:
     gains = sound.gains(levels)
     versions = []
     for version, (x, rate, problem), (level, _), gain in zip(row.versions.values(), heard, levels, gains, strict=True):
-        about = {"label": version.label, "run": version.card.run, "epoch": version.card.epoch, "version": version.clip.version}
+        about = {"label": version.label, "run": version.card.run, "epoch": version.epoch, "version": version.clip.version}
         about |= {"role": version.clip.role, "problem": problem, "audio": ""}
         if not problem:
             picture = picture_path(samples, version)
@@ -137,9 +137,7 @@ def _unheard(version: Version) -> bool:
 
 def _row_state(samples: Path, row: Row) -> str:
     """What a row's script is made of: its texts and the state of its clips."""
-    about = [
-        (one.label, one.card.run, one.card.epoch, one.clip.version, one.clip.role, _state(samples, one)) for one in row.versions.values()
-    ]
+    about = [(one.label, one.card.run, one.epoch, one.clip.version, one.clip.role, _state(samples, one)) for one in row.versions.values()]
     return hashlib.sha256(json.dumps([FORMAT, row.section, row.title, row.name, row.text, about]).encode()).hexdigest()
 
 

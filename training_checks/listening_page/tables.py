@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import itertools
 from dataclasses import dataclass, field
@@ -12,12 +13,21 @@ from .cards import Card, Clip
 
 @dataclass(frozen=True)
 class Version:
-    """One clip in its place: the card it comes from, its audio file, and the label of its column."""
+    """One clip in its place: the card it comes from, its audio file, and the label of its column.
+
+    ``shared``: a reference that all cards bring alike; it stands there once and belongs to no epoch.
+    """
 
     card: Card
     clip: Clip
     folder: Path
     label: str
+    shared: bool = False
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch of its column."""
+        return None if self.shared else self.card.epoch
 
     @property
     def path(self) -> Path:
@@ -78,16 +88,39 @@ def label(card: Card, several_runs: bool, clip: Clip | None = None) -> str:
 def _table(section: str, title: str, cards: list[tuple[Path, Card]]) -> Table:
     table = Table(section, title, cards)
     several = len({card.run for _, card in cards}) > 1
+    shared = _shared_references(cards)
     rows: dict[tuple[str, str], Row] = {}
     for folder, card in cards:
         for clip in card.clips:
             row = rows.setdefault((clip.name, clip.text), Row(section, title, clip.name, clip.text))
+            if clip.role == "reference" and clip.version in shared:
+                name = clip.version or clip.role
+                row.versions.setdefault(name, Version(card, clip, folder, name, shared=True))
+                continue
             name = label(card, several, clip) or "clip"
             while name in row.versions:  # two clips of one name: both are shown
                 name += " again"
             row.versions[name] = Version(card, clip, folder, name)
     table.rows = list(rows.values())
     return table
+
+
+def _shared_references(cards: list[tuple[Path, Card]]) -> set[str]:
+    """The versions that are the same audio in all cards, clip by clip, where several cards bring them."""
+    found: dict[str, dict[tuple[str, str], list[Path]]] = {}
+    for folder, card in cards:
+        for clip in card.clips:
+            if clip.role == "reference":
+                found.setdefault(clip.version, {}).setdefault((clip.name, clip.text), []).append(folder / clip.path)
+    return {
+        version
+        for version, clips in found.items()
+        if any(len(paths) > 1 for paths in clips.values()) and all(_same(paths) for paths in clips.values())
+    }
+
+
+def _same(paths: list[Path]) -> bool:
+    return all(path.is_file() and filecmp.cmp(paths[0], path, shallow=False) for path in paths)
 
 
 def _short(text: str) -> str:

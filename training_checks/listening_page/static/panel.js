@@ -206,8 +206,11 @@
       this.playButton.textContent = player.playing ? "Pause" : "Play";
       this.time.textContent = `${clock(player.position)} / ${clock(player.duration)}`;
       this.head.style.left = part(player.position);
-      this.stage.setAttribute("aria-valuenow", player.position.toFixed(1));
-      this.stage.setAttribute("aria-valuetext", clock(player.position));
+      const second = String(Math.floor(player.position)); // once a second: a screen reader need not hear every frame
+      if (this.stage.getAttribute("aria-valuenow") !== second) {
+        this.stage.setAttribute("aria-valuenow", second);
+        this.stage.setAttribute("aria-valuetext", `${second} of ${Math.round(player.duration)} seconds`);
+      }
       this.region.hidden = !player.loop;
       if (player.loop) [this.region.style.left, this.region.style.width] = [part(player.loop[0]), part(player.loop[1] - player.loop[0])];
       const source = now && !this.blind ? `listening_page/pictures/${now.picture}` : "";
