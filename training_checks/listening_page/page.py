@@ -104,7 +104,7 @@ def _clips(table: Table, samples: Path) -> str:
     if not table.rows:
         return ""
     epochs = {label: version.epoch for row in table.rows for label, version in row.versions.items()}
-    head = "".join(f'<th scope="col"{_epoch(epochs[column])}>{escape(column)}</th>' for column in table.columns)
+    head = "".join(f'<th scope="col"{_epoch(epochs[column])}>{_breakable(column)}</th>' for column in table.columns)
     body = "".join(_row(row, table.columns, epochs, samples) for row in table.rows)
     caption = f"<caption>{_count(len(table.rows), 'row')}; every column is a version of the same clip</caption>"
     head = f'<thead><tr><th scope="col">clip</th>{head}</tr></thead>'
@@ -120,8 +120,7 @@ def _row(row: Row, columns: list[str], epochs: dict[str, int | None], samples: P
         for column in columns
     )
     text = f'<span class="quiet">{escape(row.text)}</span>' if row.text and row.text != row.name else ""
-    name = escape(row.name).replace("_", "_<wbr>")  # file names break at their underscores
-    return f'<tr data-row="{row.id}"><th scope="row"><span class="name">{name}</span>{text}</th>{cells}</tr>\n'
+    return f'<tr data-row="{row.id}"><th scope="row"><span class="name">{_breakable(row.name)}</span>{text}</th>{cells}</tr>\n'
 
 
 def _cell(row: Row, version: Version, samples: Path) -> str:
@@ -183,6 +182,11 @@ def _links(links: Iterable[tuple[Path, Link]], samples: Path) -> str:
 def _link(path: Path, samples: Path) -> str:
     """A relative address; "./" keeps a name with a colon from being taken for a scheme."""
     return "./" + quote(os.path.relpath(path, samples).replace(os.sep, "/"))
+
+
+def _breakable(text: str) -> str:
+    """Escaped; long names of files and runs break at their underscores."""
+    return escape(text).replace("_", "_<wbr>")
 
 
 def _epoch(epoch: int | None) -> str:

@@ -49,7 +49,7 @@
       const title = element("p", { role: "status" });
       const sounds = () => [a, b, drawn[trials.length] === "a" ? a : b];
       const hear = (index) => { press(buttons, index); panel.hear(sounds()[index]); };
-      const buttons = ["A", "B", "X"].map((name, i) => choice(name, name, () => hear(i)));
+      const buttons = ["A", "B", "X"].map((name, i) => choice(name, "", () => hear(i)));
       const answer = (name) => {
         trials.push({ x: drawn[trials.length], answer: name });
         if (trials.length === total) return finish();
@@ -170,7 +170,7 @@
       const order = shuffled([Number(first.value), Number(second.value)], generator(used));
       const matched = panel.player.matched;
       const hear = (index) => { press(buttons, index); panel.hear(order[index]); };
-      const buttons = ["A", "B"].map((name, i) => choice(name, name, () => hear(i)));
+      const buttons = ["A", "B"].map((name, i) => choice(name, "", () => hear(i)));
       const answer = (index) => {
         panel.player.stop();
         const [a, b] = order.map((i) => panel.versions[i].label);
