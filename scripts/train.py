@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from music_training import config
 from music_training.errors import UserError, run_command
 
-SYSTEMS = ("edm_structure", "emotion_bridges")  # those that train on the shared trainer
+SYSTEMS = ("edm_structure", "lora_demucs", "emotion_bridges")  # those that train on the shared trainer
 
 
 def main() -> int | None:

@@ -1,0 +1,36 @@
+"""Losses of separated stems against true ones, both ``[B, S, C, T]``; each a mean over examples and sources."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLOOR = 1e-3  # of the mixture's energy: what a silent stem's error is measured against
+RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
+
+
+def log_ratio(found: Tensor, true: Tensor) -> Tensor:
+    """Mean over stems of log10 (error + f) / (energy + f), f a thousandth of the mixture's energy: minus nSDR in bels."""
+    dims = (2, 3)
+    floor = FLOOR * true.sum(1, keepdim=True).square().mean(dims) + 1e-8
+    error, energy = (found - true).square().mean(dims), true.square().mean(dims)
+    return ((error + floor) / (energy + floor)).log10().mean()
+
+
+def spectral(found: Tensor, true: Tensor) -> Tensor:
+    """L1 plus the mean absolute difference of magnitude spectra at three resolutions, relative to the true magnitude."""
+    total = (found - true).abs().mean()
+    flat_found, flat_true = found.flatten(0, 2).float(), true.flatten(0, 2).float()
+    for size, hop in RESOLUTIONS:
+        window = torch.hann_window(size, device=found.device)
+        one, other = (torch.stft(item, size, hop, window=window, return_complex=True).abs() for item in (flat_found, flat_true))
+        total = total + (one - other).abs().mean() / (other.mean() + 1e-4) / len(RESOLUTIONS) * 0.1
+    return total
+
+
+LOSSES = {
+    "l1": lambda found, true: (found - true).abs().mean(),
+    "l2": lambda found, true: (found - true).square().mean(),
+    "spectral": spectral,
+    "log_ratio": log_ratio,
+}
