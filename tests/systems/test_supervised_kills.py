@@ -11,7 +11,7 @@ from whole_runs import pipeline
 
 from music_training import files, heartbeat
 
-WEIGHTS = {"codec": "best", "musicgen": "best", "edm": "last"}
+WEIGHTS = {"codec": "best", "musicgen": "best", "cnn": "last"}  # the last: EDM structure on the shared trainer
 
 
 def run_of(outputs, system: str):

@@ -71,6 +71,17 @@ def test_sigterm_writes_a_checkpoint_and_exits_with_75():
     same("undisturbed", "stopped")
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["TOY_DIE_AT", "TOY_TERM_AT"])
+def test_a_supervised_training_ends_as_an_undisturbed_one(how):
+    toy("whole", *OFTEN)
+    command = [sys.executable, "-m", "music_training.supervision", "--pause", "0", sys.executable, str(TOY), "killed", *OFTEN]
+    environment = {**os.environ, "PYTHONPATH": str(files.REPOSITORY), "OMP_NUM_THREADS": "1", how: "11"}  # of each try; 18 are needed
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.count("starting again") == 1, done.stdout + done.stderr
+    same("whole", "killed")
+
+
 @pytest.mark.parametrize("room", [0, 12288], ids=["for nothing", "for half a checkpoint"])
 def test_a_full_disk_is_one_line_and_the_last_good_checkpoint_survives(small_disk, monkeypatch, room):
     toy("whole", *OFTEN)
