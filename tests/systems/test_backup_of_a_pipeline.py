@@ -22,7 +22,7 @@ SCRIPT = files.REPOSITORY / "scripts" / "backup_outputs.py"
 def test_a_restored_pipeline_is_up_to_date(spine, outputs, tmp_path, way):
     there, back = tmp_path / "there", tmp_path / "back"
     hub = Hub()
-    settings = {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HUB_DISABLE_XET": "1"}
+    settings = {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     slow = files.write_text(tmp_path / "bin" / "rsync", '#!/bin/sh\nexec /usr/bin/rsync --bwlimit=20000 "$@"\n')
     slow.chmod(0o755)
     place = ["--hub", "me/x"] if way == "hub" else ["--rsync", str(there)]
