@@ -48,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int | None:
     exporting.add_argument("--spectocloud", metavar="CKPT", help="run, checkpoint or weights of Spectocloud")
     exporting.add_argument("--midi-generator", metavar="CKPT", help="run, checkpoint or weights of the MIDI generator")
     exporting.add_argument("--out-dir", type=Path, help="default: outputs/exports")
+    tokens = commands.add_parser("round_trip", help="what MIDI files lose on their way through the tokens, as a table")
+    tokens.add_argument("files", nargs="+", type=Path, help="MIDI files")
     budget = commands.add_parser("budget", help="what a training will take and cost, from measured steps")
     budget.add_argument("--config", type=Path, help="configuration of either model")
     budget.add_argument("--model", choices=list(KINDS), help="which model (default: as the configuration says)")
@@ -59,7 +61,14 @@ def main(arguments: list[str] | None = None) -> int | None:
     overrides = [word for word in words if OVERRIDE.match(word)] if takes else []
     parsed = parser.parse_args([word for word in words if word not in overrides])
     parsed.overrides = overrides
-    jobs = {"evaluate": _evaluate, "generate": _generate, "cloud": _cloud, "export_models": _export, "budget": _budget}
+    jobs = {
+        "evaluate": _evaluate,
+        "generate": _generate,
+        "cloud": _cloud,
+        "export_models": _export,
+        "budget": _budget,
+        "round_trip": _round_trip,
+    }
     return jobs.get(parsed.command, _train)(parsed)
 
 
@@ -156,6 +165,12 @@ def _export(parsed: argparse.Namespace) -> None:
     chosen = {name: given or (export.newest(name) if parsed.all or name in parsed.newest else None) for name, given in chosen.items()}
     for line in export.export_all({name: given for name, given in chosen.items() if given}, parsed.out_dir):
         print(line)
+
+
+def _round_trip(parsed: argparse.Namespace) -> None:
+    from .midi_generator import roundtrip
+
+    print(roundtrip.table(parsed.files))
 
 
 def _budget(parsed: argparse.Namespace) -> None:

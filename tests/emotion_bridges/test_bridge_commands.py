@@ -1,0 +1,129 @@
+"""Configurations in the seed's words, the commands, the runner script, export and budget."""
+
+import subprocess
+import sys
+
+import numpy
+import pytest
+import torch
+
+from music_training import config, files
+from music_training.emotion_bridges import __main__ as command
+from music_training.emotion_bridges import budget, export
+from music_training.emotion_bridges.config import MidiSettings, SpectocloudSettings
+from music_training.emotion_bridges.midi_generator import roundtrip
+from music_training.emotion_bridges.midi_generator.model import MidiTransformer
+from music_training.emotion_bridges.spectocloud.model import Spectocloud
+from music_training.errors import UserError
+
+CONFIGS = files.REPOSITORY / "model_config" / "emotion_bridges"
+
+
+@pytest.mark.parametrize("name, cls, batch", [("spectocloud", SpectocloudSettings, 32), ("midi_generator", MidiSettings, 64)])
+def test_the_yaml_files_say_the_defaults(name, cls, batch):
+    path = CONFIGS / f"{name}_training_config.yaml"
+    settings = config.load(cls, path)
+    training = settings.training
+    assert training.batch_size == batch and training.epochs == 150 and training.mixed_precision == "fp16"
+    stopping = training.early_stopping
+    assert (stopping.patience, stopping.min_delta, stopping.min_epochs) == (10, 0.001, 50)
+    assert (training.performance.num_workers, training.performance.prefetch_factor) == (8, 4)
+    bare = cls()
+    without = {"data", "training"}
+    assert settings.model_dump(exclude=without) == bare.model_dump(exclude=without)
+    assert config.load(cls, settings.model_dump(mode="json")) == settings
+
+
+def test_the_words_of_the_seed_and_the_trainer_mean_the_same():
+    words = [
+        "training.amp_dtype=bfloat16",
+        "training.grad_accum_steps=8",
+        "training.resume_from=old",
+        "data.batch_size=16",
+        "data.num_workers=0",
+    ]
+    training = config.load(MidiSettings, {}, words).training
+    assert (training.mixed_precision, training.gradient_accumulation_steps, training.checkpoint.resume) == ("bf16", 8, "old")
+    assert (training.batch_size, training.performance.num_workers, training.optimizer.lr) == (16, 0, 6e-4)
+    off = config.load(MidiSettings, {}, ["training.early_stopping.enabled=false", "training.amp=false", "training.min_epochs=3"]).training
+    assert off.early_stopping is None and off.mixed_precision is False
+    with pytest.raises(UserError) as caught:
+        config.load(MidiSettings, {"training": {"epohs": 3}, "data": {"bach_size": 1}})
+    assert "did you mean 'epochs'" in str(caught.value) and "data.bach_size" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text, felt", [("grief", [-0.85, -0.3, 0.9]), ("0.5,-0.2,0.6", [0.5, -0.2, 0.6]), ("-0.5, 1, 0", [-0.5, 1.0, 0.0])]
+)
+def test_emotions_on_a_command_line(text, felt):
+    assert command.emotion_of(text) == felt
+
+
+@pytest.mark.parametrize("words, fault", [
+    (["export_models"], "say what to export"), (["train"], "say which model"), (["evaluate", "nothing"], "not found"),
+    (["export_models", "--all"], "no run of spectocloud"), (["round_trip", "none.mid"], None),
+])  # fmt: skip
+def test_mistakes_are_one_line(words, fault, capsys):
+    if fault is None:
+        command.main(words)
+        assert "refused: none.mid: no such MIDI file" in capsys.readouterr().out
+        return
+    with pytest.raises(UserError, match=fault):
+        command.main(words)
+
+
+def test_a_real_performance_as_a_row(real_data):
+    path = next((real_data / "groove_midi").rglob("*.mid"))
+    found = roundtrip.row(path)
+    assert found["notes"] == found["come back"] == 410
+    assert found["onset"] <= 0.5 / 24 + 1e-9 and found["velocity"] <= 2 and found["tempo"] <= 0.05
+    assert found["left out"]["controllers"] == 473
+
+
+def test_the_runner_script(tmp_path):
+    script = files.REPOSITORY / "scripts" / "train_cuda_v2.sh"
+    run = lambda *words: subprocess.run(["bash", str(script), *words], capture_output=True, text=True)  # noqa: E731
+    helped = run("--help").stdout
+    for option in ("--audio-root", "--midi-root", "--data-mount", "--skip-manifests", "--skip-spectocloud", "--skip-midi", "--skip-export"):
+        assert option in helped
+    assert run("--nonsense").returncode == 2 and "go together" in run("--audio-root", str(tmp_path)).stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["spectocloud", "midi_generator"])
+def test_exports_agree_with_pytorch(kind, midi_settings, cloud_settings, tmp_path):
+    settings = cloud_settings if kind == "spectocloud" else midi_settings
+    torch.manual_seed(0)
+    model = (Spectocloud if kind == "spectocloud" else MidiTransformer)(settings).eval()
+    found = export.to_onnx(model, settings, tmp_path)
+    assert set(found) == {tmp_path / f"{kind}.onnx", tmp_path / f"{kind}_fixed.onnx"}
+    assert max(found.values()) <= export.TOLERANCE
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    trial = export._cloud_inputs(1, 50) if kind == "spectocloud" else export._midi_inputs(model, 1, 0, 7)
+    with pytest.raises(UserError, match="differs from PyTorch"):
+        export.parity(tmp_path / f"{kind}.onnx", model, [trial], export.NAMES[kind][0])
+
+
+@pytest.mark.long
+def test_the_budget_is_steps_times_price(midi_settings):
+    said = budget.estimate(midi_settings, price_per_hour=2.0, epochs=10, steps=2, examples=64)
+    rate = float(said.split(" updates a second")[0].rsplit(" ", 1)[1])
+    hours = float(said.splitlines()[2].split(" hours")[0])
+    assert "64 examples / 4 an update x 10 epochs = 160 updates" in said
+    assert hours == pytest.approx(160 / rate / 3600, abs=0.01)
+    assert numpy.isfinite(rate)
+
+
+@pytest.mark.long
+def test_two_processes_train_as_one(tmp_path, midi_settings):
+    config.save(midi_settings, tmp_path / "c.yaml")
+    words = ["-m", "music_training.emotion_bridges", "train_midi_generator", "--config", str(tmp_path / "c.yaml"), "--run-name", "two"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", *words],
+        capture_output=True,
+        text=True,
+        cwd=files.REPOSITORY,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "two: 6 steps" in ended.stdout
