@@ -8,8 +8,14 @@ from music_training.emotion_bridges.spectocloud import viewer
 LIT = """() => [...document.querySelectorAll("canvas")].map((canvas) => {
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   let lit = 0, sum = 0;
-  for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 40) { lit++; sum += (i % 100003) * (data[i] + 2 * data[i + 1] + 3 * data[i + 2]); }
+  for (let i = 0; i < data.length; i += 4) {
+    if (data[i + 3] > 40) { lit++; sum += (i % 100003) * (data[i] + 2 * data[i + 1] + 3 * data[i + 2]); }
+  }
   return [lit, sum];
+})"""
+PLAYED = """new Promise((done) => {
+  const look = () => (time.value > 0.5 && (audio.ended || audio.currentTime > 0.4) ? done() : setTimeout(look, 20));
+  look();
 })"""
 SETTLED = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
@@ -44,7 +50,7 @@ def test_clouds_turn_and_follow_the_time(visit, page_of_clouds):
     assert sum(lit for lit, _ in drawn()) < sum(lit for lit, _ in first)
     assert page.locator("#clock").inner_text() == "0.3 of 1.0 s"
     page.evaluate("audio.play()")
-    page.wait_for_function("time.value > 0.5 && (audio.ended || audio.currentTime > 0.4)")
+    page.evaluate(PLAYED)
     for number in (1, 30, 59):
         page.locator("#choice").select_option(str(number))
         assert all(lit > 1500 for lit, _ in drawn())
