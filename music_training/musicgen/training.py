@@ -34,8 +34,10 @@ SCRIPT = files.REPOSITORY / "scripts" / "train_audiocraft.py"
 class TrainSettings(Settings):
     """What training the codec and the language model have in common.
 
-    ``segment_seconds`` is the length of a training example, ``workers`` loader processes (None: a quarter of the
-    cores), ``threads`` the compute threads of a process on a CPU, ``processes`` those of torchrun (one a GPU).
+    ``segment_seconds`` is the length of a training example, ``batch_size`` the examples of an update over all processes,
+    computed in ``accumulate`` parts (more parts, less memory). ``workers`` are loader processes (None: as the device
+    wants), ``threads`` the compute threads of a process on a CPU, ``processes`` those of torchrun (one a GPU). The
+    training's state is written every ``checkpoint_minutes``, after every epoch and, where given, ``checkpoint_steps``.
     ``hydra`` are further overrides of ``model_config/audiocraft``; ``run_name`` replaces the run's generated name.
     """
 
@@ -48,6 +50,9 @@ class TrainSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 2036
     keep_weights_every: int = Field(1, ge=1)
+    accumulate: int = Field(1, ge=1)
+    checkpoint_minutes: float = Field(10, gt=0)
+    checkpoint_steps: int | None = Field(None, ge=1)
     description: str = "default"
     run_name: str | None = None
     hydra: list[str] = []
@@ -61,11 +66,14 @@ class TrainSettings(Settings):
             f"optim.epochs={self.epochs}",
             f"optim.updates_per_epoch={self.updates_per_epoch}",
             f"dataset.batch_size={self.batch_size}",
-            f"dataset.num_workers={parallel.cores() // 4 if self.workers is None else self.workers}",
+            f"dataset.num_workers={'auto' if self.workers is None else self.workers}",
             f"num_threads={self.threads}",
             f"device={self.device}",
             f"seed={self.seed}",
             f"checkpoint.keep_weights_every={self.keep_weights_every}",
+            f"checkpoint.every_minutes={self.checkpoint_minutes}",
+            f"checkpoint.every_steps={'null' if self.checkpoint_steps is None else self.checkpoint_steps}",
+            f"optim.accumulate={self.accumulate}",
         ]
 
 
@@ -102,7 +110,7 @@ class LanguageModelSettings(TrainSettings):
     ``t5`` is its hub name or local folder). ``token_cache`` encodes the data set once instead of every example again.
     ``captions`` has a description written anew for every training example, from what the catalogue knows;
     ``guidance_dropout`` is the share of examples without their text, which classifier-free guidance needs (None: as the
-    conditioner's file says).
+    conditioner's file says). ``recompute`` computes the activations a second time instead of keeping them in memory.
     """
 
     codec: str | None = None
@@ -115,6 +123,7 @@ class LanguageModelSettings(TrainSettings):
     token_cache: bool = True
     captions: CaptionSettings | None = CaptionSettings()
     guidance_dropout: float | None = Field(None, ge=0, lt=1)
+    recompute: bool = False
 
     def overrides(self, dataset: str) -> list[str]:
         return [
@@ -127,35 +136,38 @@ class LanguageModelSettings(TrainSettings):
             f"schedule.cosine.warmup={self.warmup_steps}",
             *([f"conditioners.description.t5.name={self.t5}"] if self.conditioning == "t5" else []),
             *([f"+captions.{name}={value}" for name, value in self.captions] if self.captions and self.conditioning != "none" else []),
+            *(["transformer_lm.checkpointing=torch"] if self.recompute else []),
             *([] if self.guidance_dropout is None else [f"classifier_free_guidance.training_dropout={self.guidance_dropout}"]),
             *self.hydra,
         ]
 
 
 def train_codec(
-    settings: CodecSettings, dataset: str, scope: str, price: str | float | None = None, force: bool = False
+    settings: CodecSettings, dataset: str, scope: str, price: str | float | None = None, force: bool = False, guard: str = ""
 ) -> stages.StageResult:
     """Train a codec on a data set; the result names its ``run`` and its ``codec`` (a weights folder, or a published one).
 
-    ``price`` is what an hour costs, for the live view (None: as :mod:`music_training.prices` knows it).
+    ``price`` is what an hour costs, for the live view (None: as :mod:`music_training.prices` knows it). ``guard``, a
+    ``package.module:function``, makes what looks after the updates (:mod:`music_training.guard`).
     """
 
     def make(draft: stages.Draft) -> stages.Made:
         if settings.pretrained:
             return stages.Made([], {"run": "", "codec": settings.pretrained})
-        run = _train(draft, "codec", settings, settings.overrides(dataset), price)
+        run = _train(draft, "codec", settings, [*settings.overrides(dataset), *_guarded(guard)], price)
         return stages.Made(_weights(run), {"run": run.name, "codec": files.relative(run / "ckpt" / "best")})
 
-    params = settings.model_dump(exclude=_PLACE)
+    params = {**settings.model_dump(exclude=_PLACE), **({"guard": guard} if guard else {})}
     return stages.run("train_codec", make, scope=scope, params=params, inputs=_manifests(dataset), force=force)
 
 
 def train_language_model(
-    settings: LanguageModelSettings, dataset: str, scope: str, price: str | float | None = None, force: bool = False
+    settings: LanguageModelSettings, dataset: str, scope: str, price: str | float | None = None, force: bool = False, guard: str = ""
 ) -> stages.StageResult:
     """Train the language model; the result names its ``run``, its weights (``model``) and the ``codec`` it speaks.
 
-    ``price`` is what an hour costs, for the live view (None: as :mod:`music_training.prices` knows it).
+    ``price`` is what an hour costs, for the live view (None: as :mod:`music_training.prices` knows it). ``guard``, a
+    ``package.module:function``, makes what looks after the updates (:mod:`music_training.guard`).
     """
     codec = settings.codec or stages.latest("train_codec", scope, "04_train_codec")["codec"]
     weights = files.absolute(codec) / "model.safetensors"
@@ -163,20 +175,24 @@ def train_language_model(
 
     def make(draft: stages.Draft) -> stages.Made:
         reference = codec if files.absolute(codec).exists() else f"//pretrained/{codec.removeprefix('//pretrained/')}"
-        overrides = [*settings.overrides(dataset), f"compression_model_checkpoint={reference}"]
+        overrides = [*settings.overrides(dataset), f"compression_model_checkpoint={reference}", *_guarded(guard)]
         overrides += [f"token_cache={cache['tokens']}"] if cache else []
         run = _train(draft, "musicgen", settings, overrides, price)
         result = {"run": run.name, "model": files.relative(run / "ckpt" / "best"), "codec": codec, "tokens": cache.get("tokens", "")}
         return stages.Made(_weights(run), result)
 
-    params = {**settings.model_dump(exclude=_PLACE), "codec": codec}
+    params = {**settings.model_dump(exclude=_PLACE), "codec": codec, **({"guard": guard} if guard else {})}
     inputs = [*_manifests(dataset), *([weights] if weights.is_file() else [])]
     inputs += [files.absolute(cache["tokens"]) / tokens.INDEX] if cache else []
     return stages.run("train_musicgen", make, scope=scope, params=params, inputs=inputs, force=force)
 
 
 # Where and how fast, and how closely watched: not what.
-_PLACE = {"workers", "threads", "processes", "device", "check_every", "check_samples"}
+_PLACE = {"workers", "threads", "processes", "device", "check_every", "check_samples", "checkpoint_minutes", "checkpoint_steps"}
+
+
+def _guarded(guard: str) -> list[str]:
+    return [f"guard={guard}"] if guard else []
 
 
 def _train(draft: stages.Draft, system: str, settings: TrainSettings, overrides: list[str], price: str | float | None) -> Path:

@@ -98,3 +98,112 @@ def test_old_states_and_bad_epochs_are_pruned(egs, forked, speaks):
     assert {path.name for path in folder.glob("ckpt/epoch_*")} == {f"epoch_{best}", "epoch_4"}
     kept = json.loads(json.dumps(sorted(path.name for path in (folder / "ckpt").iterdir())))
     assert kept == sorted({"best", "last.th", "state_00000022.th", "state_00000023.th", "state_00000024.th", f"epoch_{best}", "epoch_4"})
+
+
+def losses(run: str, name: str, stage: str = "train") -> list[float]:
+    return [row[name] for row in runs.read_metrics(runs.folder() / run) if row["stage"] == stage]
+
+
+def weights_of(run: str, step: int):
+    import torch
+
+    from music_training.musicgen import audiocraft_compat
+
+    audiocraft_compat.install()
+    state = torch.load(runs.folder() / run / "ckpt" / f"state_{step:08d}.th", weights_only=True)
+    return {name: value for name, value in state["model"].items() if value.is_floating_point()}
+
+
+def largest_difference(one: str, other: str, step: int) -> float:
+    """The largest difference of a weight, over the largest weight of its tensor."""
+    first, second = weights_of(one, step), weights_of(other, step)
+    return max(float((value - second[name]).abs().max() / value.abs().max().clamp(min=1e-3)) for name, value in first.items())
+
+
+EVERY = ["checkpoint.every_steps=1", "checkpoint.keep_last=50", "dataset.batch_size=4", "optim.epochs=2", "seed=3"]
+
+
+@pytest.mark.parametrize("conditioner", [pytest.param("none", marks=pytest.mark.long), "lut"])
+def test_language_model_is_the_same_in_two_processes_and_in_parts(egs, forked, speaks, conditioner):
+    overrides = [*speaks, *EVERY, f"conditioner={conditioner}"]
+    assert forked(*overrides, "run=one")[0] == [0]
+    assert forked(*overrides, "run=two", ranks=2)[0] == [0, 0]
+    assert forked(*overrides, "optim.accumulate=4", "run=parts")[0] == [0]
+    for other in ("two", "parts"):
+        assert losses(other, "ce") == pytest.approx(losses("one", "ce"), rel=1e-5)
+        assert losses(other, "grad_norm") == pytest.approx(losses("one", "grad_norm"), rel=1e-4)
+        assert losses(other, "ce", "valid") == pytest.approx(losses("one", "ce", "valid"), rel=1e-4)
+        assert largest_difference("one", other, 1) < 1e-3
+
+
+def test_codec_is_the_same_in_two_processes(egs, forked, gan_overrides):
+    plain = [override for override in gan_overrides if not override.startswith(("quantize_after", "schedule", "checkpoint"))]
+    overrides = [*plain, *EVERY, "quantize_after=2", "adversarial.every=1", "optim.max_norm=0"]
+    assert forked(*overrides, "run=one")[0] == [0]
+    codes, log = forked(*overrides, "run=two", ranks=2)
+    assert codes == [0, 0], log
+    close = {"l1": 1e-3, "msspec": 1e-3, "g_loss": 1e-3, "d_loss": 1e-3, "grad_norm": 1e-2}
+    # A vector on the border between two codes may go the other way, and that many are a part of so few.
+    for name, tolerance in {**close, "penalty": 0.03, "perplexity_q1": 0.03, "perplexity_q2": 0.03}.items():
+        one, two = ([row[name] for row in runs.read_metrics(runs.folder() / run) if name in row] for run in ("one", "two"))
+        assert two[:6] == pytest.approx(one[:6], rel=tolerance), name
+    assert largest_difference("one", "two", 2) < 1e-3  # before the quantiser joins
+    books = weights_of("two", 6)
+    sizes = [value for name, value in books.items() if name.endswith("cluster_size")]
+    alone = [value for name, value in weights_of("one", 6).items() if name.endswith("cluster_size")]
+    assert all(float(one.sum()) == pytest.approx(float(two.sum()), rel=1e-4) for one, two in zip(alone, sizes, strict=True))
+
+
+@pytest.mark.long
+def test_codec_in_parts_is_almost_the_same(egs, forked, gan_overrides):
+    plain = [override for override in gan_overrides if not override.startswith(("quantize_after", "schedule", "checkpoint"))]
+    overrides = [*plain, *EVERY, "optim.epochs=1"]
+    assert forked(*overrides, "run=one")[0] == [0]
+    assert forked(*overrides, "optim.accumulate=2", "run=parts")[0] == [0]
+    for name in ("l1", "msspec"):
+        assert losses("parts", name) == pytest.approx(losses("one", name), rel=0.03)
+    assert losses("parts", "grad_norm")[0] == pytest.approx(losses("one", "grad_norm")[0], rel=0.1)
+
+
+def test_a_run_begins_from_another_with_its_optimizer_and_another_schedule(egs, forked, speaks):
+    schedule = ["conditioner=lut", "schedule.cosine.warmup=4"]
+    assert forked(*speaks, *schedule, "run=first")[0] == [0]
+    longer = [*speaks, *schedule, "dataset.segment_duration=2", "dataset.batch_size=4", "optim.accumulate=2", "optim.lr=5e-5"]
+    codes, log = forked(*longer, "continue_from=first", "checkpoint.every_steps=1", "checkpoint.keep_last=50", "run=second")
+    assert codes == [0], log
+    assert "begun from" in log and "model, optimizer" in log
+    rates = losses("second", "lr")
+    assert rates[0] == 0.0 and max(rates) == pytest.approx(5e-5)  # warmed up again, to this run's rate
+    first, second = weights_of("first", 18), weights_of("second", 1)
+    assert all(value.equal(second[name]) for name, value in first.items())  # the first update has the rate 0
+    import torch
+
+    momenta = [
+        torch.load(runs.folder() / run / "ckpt" / name, weights_only=True)["optimizer"]
+        for run, name in (("first", "last.th"), ("second", "state_00000001.th"))
+    ]
+    assert [int(state["state"][0]["step"]) for state in momenta] == [18, 19]
+    codes, log = forked(*longer, "continue_from=nowhere", "run=third")
+    assert codes == [2] and "continue_from=nowhere: neither a run with a checkpoint, nor" in log.splitlines()[-1]
+    codes, log = forked(*longer, "transformer_lm.dim=16", "continue_from=first", "run=fourth")
+    assert codes == [2] and "of another model than this run's" in log.splitlines()[-1]
+
+
+def test_a_full_disk_leaves_the_last_state(tmp_path, monkeypatch):
+    import errno
+
+    import torch
+
+    from music_training.musicgen import checkpoints
+
+    checkpoints.save(tmp_path, 1, {"weights": torch.ones(3)}, keep=2)
+
+    def full(state, stream):
+        stream.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(tmp_path, 2, {"weights": torch.ones(3)}, keep=2)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["last.th", "state_00000001.th"]
+    assert checkpoints.load(checkpoints.newest(tmp_path))["weights"].tolist() == [1, 1, 1]
