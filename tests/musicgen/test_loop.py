@@ -142,7 +142,7 @@ def test_codec_is_the_same_in_two_processes(egs, forked, gan_overrides):
     assert forked(*overrides, "run=one")[0] == [0]
     codes, log = forked(*overrides, "run=two", ranks=2)
     assert codes == [0, 0], log
-    close = {"l1": 1e-3, "msspec": 1e-3, "g_loss": 1e-3, "d_loss": 1e-3, "grad_norm": 1e-2}
+    close = {"l1": 1e-3, "msspec": 1e-3, "g_loss": 1e-2, "d_loss": 1e-3, "grad_norm": 1e-2}
     # A vector on the border between two codes may go the other way, and that many are a part of so few.
     for name, tolerance in {**close, "penalty": 0.03, "perplexity_q1": 0.03, "perplexity_q2": 0.03}.items():
         one, two = ([row[name] for row in runs.read_metrics(runs.folder() / run) if name in row] for run in ("one", "two"))
