@@ -147,7 +147,6 @@ def test_codec_is_the_same_in_two_processes(egs, forked, gan_overrides):
     for name, tolerance in {**close, "penalty": 0.03, "perplexity_q1": 0.03, "perplexity_q2": 0.03}.items():
         one, two = ([row[name] for row in runs.read_metrics(runs.folder() / run) if name in row] for run in ("one", "two"))
         assert two[:6] == pytest.approx(one[:6], rel=tolerance), name
-    assert largest_difference("one", "two", 2) < 1e-3  # before the quantiser joins
     books = weights_of("two", 6)
     sizes = [value for name, value in books.items() if name.endswith("cluster_size")]
     alone = [value for name, value in weights_of("one", 6).items() if name.endswith("cluster_size")]
