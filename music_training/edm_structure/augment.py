@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy
+from scipy.signal import lfilter
 
 from .config import Augmentation
 from .features import MELS, mel_bank
@@ -48,11 +49,15 @@ def colour(mel: numpy.ndarray, settings: Augmentation, rng: numpy.random.Generat
 
 
 def remix(stems: list[numpy.ndarray], settings: Augmentation, rng: numpy.random.Generator) -> numpy.ndarray:
-    """Stems ``[T, MELS]`` at new levels and colours, added as uncorrelated sounds: their powers add up."""
+    """Stems ``[T, MELS]`` at new levels, colours, pitches and with tails, added as uncorrelated sounds: their powers add up."""
     power = numpy.zeros_like(stems[0])
     for stem in stems:
         change = rng.uniform(-settings.remix, settings.remix / 2) + _slope(settings.equaliser, rng)
-        power += numpy.exp(2 * (stem + (change * DECIBEL).astype(numpy.float32)))
+        moved = _shift(stem, 2 ** (rng.uniform(-2, 2) * settings.pitch / 12)) if settings.pitch else stem
+        loud = numpy.exp(2 * (moved + (change * DECIBEL).astype(numpy.float32)))
+        if settings.tail:
+            loud = lfilter([1.0], [1.0, -settings.tail * rng.random()], loud, axis=0).astype(numpy.float32)
+        power += loud
     return numpy.log(power.clip(1e-10)) / 2
 
 

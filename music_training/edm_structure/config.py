@@ -17,9 +17,10 @@ class Augmentation(Settings):
 
     ``tempo`` is the largest change of speed (0.25: x0.75 ... x1.25), ``pitch`` in semitones, ``equaliser`` in dB,
     ``noise`` a floor at most so many dB below the crop, ``masks`` the number of masked stripes in time and in frequency.
-    ``remix`` changes the levels of a track's stems by up to so many dB, each with an equaliser of its own, where a
-    library has stems; 0 leaves the stems unread. ``syncopation`` is the share of remixed bass and hi-hat stems that are
-    played half a beat late, so that neither tells where the beat is.
+    ``remix`` changes the levels of a track's stems by up to so many dB, each with an equaliser and a pitch (by up to
+    twice ``pitch``) of its own, where a library has stems; 0 leaves the stems unread. ``tail`` is the largest share of
+    its power that a remixed stem keeps from frame to frame: other sounds ring longer. ``syncopation`` is the share of
+    remixed bass and hi-hat stems that are played half a beat late, so that neither tells where the beat is.
     """
 
     share: float = Field(0.8, ge=0, le=1)
@@ -29,6 +30,7 @@ class Augmentation(Settings):
     noise: float = Field(20.0, ge=0)
     masks: int = Field(2, ge=0)
     remix: float = Field(0.0, ge=0)
+    tail: float = Field(0.0, ge=0, lt=1)
     syncopation: float = Field(0.0, ge=0, le=1)
 
 

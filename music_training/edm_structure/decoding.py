@@ -17,16 +17,11 @@ SLOWEST, FASTEST, PREFERRED = 70.0, 200.0, 130.0  # bpm
 SHORTEST, LONGEST = 20.0, 600.0  # seconds that a grid of its own must last, and of a stretch that is looked at as a whole
 SILENT, ECHO = 0.2, 0.6  # of the median beat: fainter ones at a grid's beginning, or its end, are left out
 TRIMMED = 8  # at most so many
-EVIDENCE = (  # what tells beats from off-beats: the line, its weight, and whether its strongest tenth or its mean counts
-    ("beat", 1.0, False),
-    ("downbeat", 0.5, False),
-    ("bass", 0.25, False),  # kicks
-    ("bass", 0.25, True),
-    ("mid", 0.5, True),  # snares and claps
-)
+KICKS, SNARES, DOWNBEATS, PHASE = 0.25, 0.5, 1.0, 1.0  # weights of what tells beats from off-beats, ``NOVELTY_WEIGHT`` with them
 LINES = ("beat", "downbeat", "boundary", "bass", "mid", "spectrum")
 KEPT = ("downbeat", "boundary", "energy", "label")  # what is needed when the grids are known
 NOVELTY_WEIGHT = 40.0  # of the change of sound at boundaries, whose ratios are near 1
+DOUBTFUL = 0.2  # of the best grid's fit: where the grid between its beats fits so well, other evidence decides
 BETTER = 0.1  # by how much the mean activation on beats must rise for a split
 
 
@@ -166,16 +161,8 @@ def _grid(lines: dict[str, numpy.ndarray], frame_rate: float) -> tuple[numpy.nda
     fits = peaks[places].mean(1) + 0.5 * activation[places].mean(1)
     best = int(fits.argmax())
     half = (best + 40) % 80
-    if fits[half] > 0.4 * fits[best]:  # both could be beats: what else sounds there decides
-        shares = []
-        for name, weight, strongest in EVIDENCE:
-            if name in lines:
-                one, other = (_strength(lines[name], places[place], strongest) for place in (best, half))
-                shares.append(weight * _log_ratio(one, other))
-        if "spectrum" in lines and "boundary" in lines:
-            one, other = (_novelty_on(lines, frame_rate, offsets[place], period) for place in (best, half))
-            shares.append(NOVELTY_WEIGHT * _log_ratio(one, other))
-        best = best if sum(shares) >= 0 else half
+    if fits[half] > DOUBTFUL * fits[best] and _evidence(lines, frame_rate, offsets[[best, half]], places[[best, half]], period) < 0:
+        best = half  # both could be beats: what else sounds there decides
     # a last fine fit of phase and period: regress the peaks near the grid on their numbers
     numbers = numpy.arange(-1, int((len(activation) - 1 - offsets[best]) / period) + 1)
     expected = offsets[best] + period * numbers
@@ -207,10 +194,29 @@ def _tempo(activation: numpy.ndarray, frame_rate: float) -> float:
     return float(twice[spectrum[twice].argmax()]) / 2 * step
 
 
-def _strength(line: numpy.ndarray, places: numpy.ndarray, strongest: bool) -> float:
-    """The largest values of a line within a frame of ``places``: their mean, or what the strongest tenth of them reach."""
-    peaks = numpy.max([line[(places + shift).clip(0, len(line) - 1)] for shift in (-1, 0, 1)], 0)
-    return float(numpy.percentile(peaks, 90) if strongest else peaks.mean())
+def _evidence(lines: dict[str, numpy.ndarray], frame_rate: float, starts: numpy.ndarray, places: numpy.ndarray, period: float) -> float:
+    """Above 0 where the first of two grids half a beat apart has the beats; the beat head, which is in doubt, has no vote."""
+    total = 0.0
+    if "bass" in lines:
+        total += KICKS * _log_ratio(*(_near(lines["bass"], grid).mean() for grid in places))
+    if "mid" in lines:
+        total += SNARES * _log_ratio(*(numpy.percentile(_near(lines["mid"], grid), 90) for grid in places))
+    if "downbeat" in lines:
+        phases = [[_near(lines["downbeat"], grid[phase::4]).mean() for phase in range(4) if len(grid) > phase] for grid in places]
+        total += DOWNBEATS * _log_ratio(*map(max, phases))
+    if "boundary" in lines:
+        peaks = _peaks(lines["boundary"], frame_rate, len(lines["boundary"]) / frame_rate, 0.2)
+        if peaks:  # sections begin on beats: where in the beat do the boundaries lie?
+            turns = (numpy.array(peaks) * frame_rate - starts[0]) / period
+            total += PHASE * float(numpy.cos(2 * numpy.pi * turns).mean())
+        if "spectrum" in lines:
+            total += NOVELTY_WEIGHT * _log_ratio(*(_novelty_on(lines, frame_rate, start, period) for start in starts))
+    return total
+
+
+def _near(line: numpy.ndarray, places: numpy.ndarray) -> numpy.ndarray:
+    """The largest values of a line within a frame of ``places``."""
+    return numpy.max([line[(places + shift).clip(0, len(line) - 1)] for shift in (-1, 0, 1)], 0)
 
 
 def _log_ratio(one: float, other: float) -> float:
