@@ -1,6 +1,6 @@
 """How well does a model that was trained on the studio library alone read music made of other sounds?
 
-``python benchmarks/edm_on_real_sounds.py RUN [--tracks 16] [--first 384]`` assembles EDM from real recorded one-shots and loops
+``python benchmarks/edm_on_real_sounds.py RUN [--tracks 16] [--first 480]`` assembles EDM from real recorded one-shots and loops
 (``$REAL_DATA_DIR/sonic_pi_samples``) with known beats and sections, at tempi that no studio style uses, and prints
 each track's scores beside those of two peers without learning: equal sections, and a beat every 60/128 s.
 """
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("run", help="a run of the studio library")
     parser.add_argument("--tracks", type=int, default=16)
     parser.add_argument(
-        "--first", type=int, default=384, help="number of the first track; 0 to 383 were looked at while the decoding was made"
+        "--first", type=int, default=480, help="number of the first track; 0 to 479 were looked at while the decoding was made"
     )
     arguments = parser.parse_args()
     samples = Path(os.environ.get("REAL_DATA_DIR") or files.REPOSITORY.parent / "shared" / "real") / "sonic_pi_samples"

@@ -21,6 +21,7 @@ KICKS, SNARES, DOWNBEATS, PHASE = 0.25, 0.5, 1.0, 1.0  # weights of what tells b
 LINES = ("beat", "downbeat", "boundary", "bass", "mid", "spectrum")
 KEPT = ("downbeat", "boundary", "energy", "label")  # what is needed when the grids are known
 NOVELTY_WEIGHT = 40.0  # of the change of sound at boundaries, whose ratios are near 1
+SURE = 1.4  # its vote is at most so large
 DOUBTFUL = 0.2  # of the best grid's fit: where the grid between its beats fits so well, other evidence decides
 BETTER = 0.1  # by how much the mean activation on beats must rise for a split
 
@@ -210,7 +211,8 @@ def _evidence(lines: dict[str, numpy.ndarray], frame_rate: float, starts: numpy.
             turns = (numpy.array(peaks) * frame_rate - starts[0]) / period
             total += PHASE * float(numpy.cos(2 * numpy.pi * turns).mean())
         if "spectrum" in lines:
-            total += NOVELTY_WEIGHT * _log_ratio(*(_novelty_on(lines, frame_rate, start, period) for start in starts))
+            change = NOVELTY_WEIGHT * _log_ratio(*(_novelty_on(lines, frame_rate, start, period) for start in starts))
+            total += float(numpy.clip(change, -SURE, SURE))
     return total
 
 
