@@ -96,6 +96,9 @@ def test_generated_sequences_are_valid_and_repeatable(midi_settings, cached):
                 assert token < 128
             assert token != EOS or not sounding
         assert row.count(BAR) <= 3
+        _, ticks = MidiTransformer.states(torch.tensor([row[3:]]), None)
+        places = [number for number, token in enumerate(row[3:]) if token == BAR]
+        assert ticks.max() <= 96 and all(ticks[0, place - 1] == 96 for place in places[1:])
         assert symusic.Score.from_midi(MidiTokenizer().decode(row).dumps_midi()) is not None
 
 

@@ -1,7 +1,7 @@
 """Generation: temperature, top-k, top-p, a seed, a key-value cache, and a grammar that keeps every sequence valid MIDI.
 
 The grammar is that of the tokenizer: tempo first, a note-on only for a pitch that is silent, a note-off only for one
-that sounds, a velocity only before a note-on, no end while a note sounds.
+that sounds, a velocity only before a note-on, no end while a note sounds; a bar is as long as it has to be.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from .tokenizer import BAR, BOS, EOS, NOTE_OFF, PAD, SHIFT, SLOWEST, VELOCITY, M
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw: temperature 0 takes the likeliest; ``guidance`` above 1 moves the logits away from those without an emotion."""
+    """How to draw: temperature 0 takes the likeliest; ``guidance`` above 1 moves the logits away from those without an emotion.
+
+    ``bar_ticks`` is the length of a bar (96: 4/4; 0: as the model will have it).
+    """
 
     temperature: float = 1.0
     top_k: int = 0
@@ -34,6 +37,7 @@ class Sampling:
     seed: int = 0
     max_tokens: int = 512
     bars: int = 4
+    bar_ticks: int = 96
     cache: bool = True
 
     def __post_init__(self):
@@ -42,9 +46,11 @@ class Sampling:
 
 
 class Grammar:
-    """Which tokens may come next, for each of a batch of sequences; ``multi`` allows changes of instrument."""
+    """Which tokens may come next, for each of a batch of sequences of ``bars`` bars; ``multi`` allows changes of instrument."""
 
-    def __init__(self, batch: int, bars: int, multi: bool, device: torch.device | str = "cpu"):
+    def __init__(self, batch: int, bars: int, multi: bool, device: torch.device | str = "cpu", bar_ticks: int = 0):
+        self.tick = torch.zeros(batch, dtype=torch.long, device=device)  # of the bar
+        self.bar_ticks, self.lengths = bar_ticks, torch.arange(1, VELOCITY - SHIFT + 1, device=device)
         self.sounding = torch.zeros(batch, 128, dtype=torch.bool, device=device)
         self.place = torch.zeros(batch, dtype=torch.long, device=device)  # tokens since BOS
         self.last = torch.full((batch,), BOS, dtype=torch.long, device=device)
@@ -68,7 +74,14 @@ class Grammar:
             mask[open_velocity, VELOCITY:PAD] = True
         enough = self.bars >= self.wanted
         mask[enough, BAR] = False
-        mask[~enough & (self.last != BAR), EOS] = False
+        mask[~enough, EOS] = False
+        if self.bar_ticks:
+            left = (self.bar_ticks - self.tick).clamp(min=0)
+            mask[:, SHIFT:VELOCITY] &= self.lengths <= left[:, None]
+            mask[left > 0, BAR] = False
+            ended = (left == 0) & ~open_velocity
+            mask[ended, :NOTE_OFF] = False
+            mask[ended, VELOCITY:PAD] = False
         for place, (low, high) in enumerate(((VELOCITY, PAD), (SHIFT, VELOCITY), (BAR, BAR + 1))):
             header = self.place == place
             mask[header] = False
@@ -83,6 +96,8 @@ class Grammar:
         self.sounding[rows[off], token[off] - NOTE_OFF] = False
         before = (self.last >= VELOCITY) & (self.last < PAD) & ~self.pair
         self.pair = before & (token >= SHIFT) & (token < PAD)
+        moved = (token >= SHIFT) & (token < VELOCITY) & ~self.pair
+        self.tick = torch.where(token == BAR, 0, self.tick + (token - SHIFT + 1) * moved)
         self.bars += token == BAR
         self.last, self.place = token, self.place + 1
 
@@ -100,7 +115,7 @@ def generate(
     device, batch = model.head.weight.device, len(emotion)
     starts = torch.from_numpy(numpy.stack(prompts)) if prompts is not None else torch.full((batch, 1), BOS)
     tokens = starts.to(device)
-    grammar = Grammar(batch, sampling.bars, multi, device)
+    grammar = Grammar(batch, sampling.bars, multi, device, sampling.bar_ticks)
     for column in tokens[:, 1:].T:
         grammar.add(column)
     guided = sampling.guidance != 1.0
