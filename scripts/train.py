@@ -3,6 +3,7 @@
 
 The configuration's ``system`` (or the first argument) says which; all further arguments are those of
 ``python -m music_training.<system> train``. Several processes: ``torchrun --nproc_per_node N scripts/train.py ...``.
+The stability monitor looks before every update (``--no-monitor``: nobody does); its log is ``logs/stability.jsonl``.
 """
 
 import importlib
@@ -30,7 +31,20 @@ def main() -> int | None:
         system = next((config.read_yaml(Path(path)).get("system") for path in _configs(arguments)), None)
     if system not in SYSTEMS:
         raise UserError(f"which system? name one first ({', '.join(SYSTEMS)}) or say `system: ...` in the --config file; got {system!r}")
+    wanted = "--no-monitor" not in arguments
+    arguments = [word for word in arguments if word != "--no-monitor"]
+    if wanted and not {"-h", "--help"} & set(arguments):
+        _watch()
     return importlib.import_module(f"music_training.{system}.__main__").main(["train", *arguments])
+
+
+def _watch() -> None:
+    """Have the stability monitor in every training of this process."""
+    from music_training.trainer.callbacks import CallbackRegistry
+    from training_checks.stability_hooks import StabilityCallback
+
+    CallbackRegistry.register("stability", StabilityCallback)
+    CallbackRegistry.everywhere("stability")
 
 
 def _configs(arguments: list[str]) -> list[str]:
