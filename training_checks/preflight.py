@@ -45,7 +45,7 @@ def check_training(settings: TrainSettings, dataset: str, scope: str = "", sampl
     cfg = _compose(settings, dataset, scope)
     found = _look_at_config(cfg, settings, splits, described)
     report.findings += found or [Finding("ok", settings.model, f"{configs.total_steps(cfg)} steps of {cfg.dataset.batch_size} examples")]
-    report.findings += machine.shared_memory(cfg.dataset.num_workers)
+    report.findings += machine.shared_memory(configs.loaders(cfg) * settings.processes)
     return report
 
 

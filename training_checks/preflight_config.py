@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from music_training import files, runs
+from music_training import files, parallel, runs
 from training_checks.report import Finding
 
 if TYPE_CHECKING:
@@ -49,12 +49,12 @@ def codebooks(cfg: DictConfig, processes: int = 1) -> list[Finding]:
 
 
 def precision(cfg: DictConfig) -> list[Finding]:
-    """What half precision does to each solver."""
-    if not cfg.autocast:
+    """What half precision does to each solver; ``auto`` is right everywhere."""
+    if cfg.autocast in (False, "auto"):
         return []
     if cfg.solver == "compression":
-        message = "autocast=true: the solver computes nothing in half precision, but stores the best weights in it"
-        return [Finding("fault", "precision", message, "leave autocast=false for the codec")]
+        message = "autocast=true: spectral losses and codebook distances of the codec lose their small values in half precision"
+        return [Finding("warning", "precision", message, "leave autocast=auto, which trains the codec in float32")]
     if cfg.autocast_dtype == "float16":
         message = "autocast in float16 overflows now and then (grad_norm=INF), and the schedule goes on over skipped steps"
         return [Finding("warning", "precision", message, "autocast_dtype=bfloat16, where the GPU has it")]
@@ -95,20 +95,23 @@ def finished(run: Path, cfg: DictConfig) -> list[Finding]:
     return [Finding("fault", "schedule", message, f"start a new run with continue_from={run.name} and a warm-up")]
 
 
+def loaders(cfg: DictConfig) -> int:
+    """Reading processes of each training process; ``auto`` picks what fits."""
+    return 0 if cfg.dataset.num_workers == "auto" else int(cfg.dataset.num_workers)
+
+
 def data_against_batch(cfg: DictConfig, clips: int | None, processes: int = 1) -> list[Finding]:
     """Batches against processes and clips."""
     found = []
-    if cfg.dataset.batch_size % processes:
-        message = f"{cfg.dataset.batch_size} is not divisible by {processes} processes"
-        found.append(Finding("fault", "batch", message, f"batch_size={math.ceil(cfg.dataset.batch_size / processes) * processes}"))
+    parts = processes * cfg.optim.get("accumulate", 1)
+    if cfg.dataset.batch_size % parts:
+        message = f"{cfg.dataset.batch_size} is not divisible by processes x optim.accumulate = {parts}"
+        found.append(Finding("fault", "batch", message, f"batch_size={math.ceil(cfg.dataset.batch_size / parts) * parts}"))
     if clips is not None and 0 < clips < cfg.dataset.batch_size:
         message = f"a batch of {cfg.dataset.batch_size} from {clips} clips repeats them within itself"
         found.append(Finding("warning", "batch", message, f"batch_size={max(1, clips // 2)}, or more audio"))
-    workers, cores = (
-        cfg.dataset.num_workers * processes,
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-    )
-    if workers > 2 * (cores or 1):
+    workers, cores = loaders(cfg) * processes, parallel.cores()
+    if workers > 2 * cores:
         found.append(Finding("warning", "workers", f"{workers} loader processes on {cores} cores wait for each other", f"workers={cores}"))
     return found
 

@@ -8,6 +8,7 @@ scatters the initial codes. Here both averages follow, as in the update rule its
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,8 @@ from audiocraft.quantization.core_vq import EuclideanCodebook, laplace_smoothing
 from einops import rearrange
 from torch import nn
 from torch.nn import functional
+
+MOST_BATCHES = 1000  # that the start of the codebooks looks at
 
 
 class LivingCodebook(EuclideanCodebook):
@@ -149,11 +152,14 @@ def start_codebooks(model: nn.Module, batches: Iterable[torch.Tensor], per_code:
     device = next(model.parameters()).device
     latents: list[torch.Tensor] = []
     with torch.no_grad():
-        for batch in batches:
-            latents.append(_of_all_processes(model.encoder(model.preprocess(batch.to(device))[0])))
+        for batch in itertools.islice(batches, MOST_BATCHES):
+            latent = _of_all_processes(model.encoder(model.preprocess(batch.to(device))[0]))
+            latents.append(latent[latent.isfinite().flatten(1).all(1)])  # one NaN would be in every code
             if sum(latent.shape[0] * latent.shape[-1] for latent in latents) >= per_code * books[0].codebook_size:
                 break
         together = torch.cat(latents)
+        if not len(together):
+            return 0
         training = model.training
         model.eval()  # initialise, but do not update
         model.quantizer(together, model.frame_rate)
