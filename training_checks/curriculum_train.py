@@ -59,6 +59,19 @@ class CurriculumSettings(Settings):
     hydra: list[str] = []
 
 
+def resolve(
+    profile: str, overrides: list[str] | None = None, model: list[str] | None = None, **given: Any
+) -> tuple[CurriculumSettings, LanguageModelSettings]:
+    """The settings of a curriculum and of the language model that a profile trains; ``model`` overrides the latter.
+
+    Small models (``lm_mini``, ``lm_tiny``) take the small curriculum where none is named.
+    """
+    base = profiles.settings(LanguageModelSettings, "05_train_musicgen", profile, model)
+    if not given.get("curriculum") and base.model.rpartition("_")[2] in ("mini", "tiny"):
+        given["curriculum"] = "mini"
+    return profiles.settings(CurriculumSettings, NOTEBOOK, profile, overrides, **given), base
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage with its place: ``batch`` examples a step, computed in ``parts``."""
@@ -301,7 +314,7 @@ def main() -> int | None:
     parser.add_argument("-p", dest="overrides", action="append", default=[], metavar="key=value", help="a setting of the language model")
     args = parser.parse_args()
     settings = CurriculumSettings(curriculum=args.curriculum, hold_tokens=args.hold_tokens)
-    base = profiles.settings(LanguageModelSettings, "05_train_musicgen", args.profile, args.overrides)
+    _, base = resolve(args.profile, model=args.overrides)
     dataset, scope = profiles.dataset(args.profile, args.audio_dir), profiles.scope(args.profile, args.audio_dir)
     plan = read(settings)
     if args.list:

@@ -176,7 +176,17 @@ class StabilityMonitor:
             max_norm = self._bound(part)
             action = "skip" if not finite or max_norm is None else "clip"
         event = {"step": step, "epoch": self.epoch, "kind": kind, "part": part, "name": where, "value": value, "usual": usual}
-        self._write({**event, "action": action, "rung": RUNGS[self.rung], "lr_scale": self.lr_scale, "cause": cause, "files": paths})
+        self._write(
+            {
+                **event,
+                "action": action,
+                "rung": RUNGS[self.rung],
+                "lr_scale": self.lr_scale,
+                "max_norm": max_norm,
+                "cause": cause,
+                "files": paths,
+            }
+        )
         self._warn(step, part)
         return Decision(action, max_norm, self.lr_scale, f"step {step}: {cause}" + (f"; files: {', '.join(paths[:4])}" if paths else ""))
 
