@@ -4,7 +4,6 @@ With the monitor a training ends with finite weights and its log names the cause
 the ladder leaves is compared, bit by bit, with a training that was told beforehand to do the same.
 """
 
-
 import numpy
 import pytest
 import soundfile
