@@ -69,6 +69,7 @@ class CodecSolver(RunLoop, CompressionSolver):
         if self.cfg.living_codebooks and not self.without_quantiser and not all(book.inited for book in codebooks_of(self.model)):
             start_codebooks(self.model, (part for group in self.batches(self.place.batch) for part in group))
             self.model.train()
+        balance = self.balancer.averager.state_dict()
         adversarial = torch.rand(1, generator=self.rng).item() <= 1 / self.cfg.adversarial.every and len(self.adv_losses) > 0
         collected: list[Metrics] = []
         for number, part in enumerate(parts, start=1):
@@ -90,6 +91,8 @@ class CodecSolver(RunLoop, CompressionSolver):
         losses = {"loss": metrics["g_loss"], **{name: metrics[name] for name in self.balancer.weights if name in metrics}}
         stepped, metrics["grad_norm"] = self.make_update("generator", self.model, self.optimizer, losses, self.cfg.optim.max_norm)
         learn(self.model, wanted=stepped)
+        if not stepped:  # what made the update unwanted would stay in the balancer's averages
+            self.balancer.averager.load_state_dict(balance)
         if self.lr_scheduler:
             metrics["lr"] = rate
             self.lr_scheduler.step()
