@@ -10,10 +10,17 @@ import soundfile
 import torch
 
 from music_training import runs
+from music_training.musicgen import audiocraft_compat
 from training_checks import stability_monitor
 
 GUARD = "guard=faults:faulty"
 EARLY = ["+guard_options.min_history=4", "+guard_options.window=16"]  # these trainings have 12 updates
+
+
+@pytest.fixture(autouse=True, scope="module")
+def known_classes():
+    """Training states hold the configuration's classes, which have to be named as safe."""
+    audiocraft_compat.install()
 
 
 def weights(run: str) -> dict[str, torch.Tensor]:
