@@ -215,6 +215,20 @@ def test_a_pod_gets_keys_an_environment_and_jupyter_once(repository, tmp_path, p
     assert {path: path.read_text() for path in before} == before
 
 
+@pytest.mark.parametrize(
+    ("script", "called"),
+    [("run_pipeline.sh", "scripts/run_notebooks.py --profile tiny"), ("supervise.sh", "-m music_training.supervision --profile tiny")],
+)
+def test_what_is_started_knows_where_things_lie(repository, tmp_path, pod, script, called):
+    shutil.copy(files.REPOSITORY / "scripts" / script, repository / "scripts" / script)
+    pod = {**os.environ, **pod, "MUSIC_PYTHON": sys._base_executable, "MUSIC_VENV": "", "MUSIC_OUTPUTS": ""}
+    command = ["bash", repository / "scripts" / script, "--profile", "tiny"]
+    ended = subprocess.run(command, capture_output=True, text=True, env={name: value for name, value in pod.items() if value})
+    assert ended.returncode == 0, ended.stderr
+    line = (tmp_path / "calls").read_text().splitlines()[-1]
+    assert called in line and line.endswith(f"outputs={tmp_path}/volume/outputs")
+
+
 def test_without_a_password_jupyter_is_for_this_machine_only(repository, tmp_path, pod):
     ended = run(repository, "--pod", JUPYTER_PASSWORD="", **pod)
     assert ended.returncode == 0, ended.stderr
