@@ -26,7 +26,7 @@ from music_training.errors import UserError, run_command
 from music_training.library import catalogue
 from music_training.musicgen import clips as clip_checks
 from music_training.musicgen.generate import generate_all, write
-from music_training.musicgen.models import load_musicgen, read_config
+from music_training.musicgen.models import load_musicgen, read_config, weights_file
 from music_training.musicgen.prompts import Prompt, Sampling, read_prompts
 from training_checks.codec_quality_check import held_out
 from training_checks.listening_page import Card, Clip, write_card, write_index
@@ -107,7 +107,7 @@ def sample_trained(settings: SamplerSettings, scope: str, force: bool = False) -
                 written += [folder / CARD, *(folder / clip.path for clip in card.clips)]
         return stages.Made(written, {"run": asked[0].name, "runs": [run.name for run in asked]})
 
-    weights = [path / "model.safetensors" for run in asked for path in checkpoints(run).values()]
+    weights = [weights_file(path) for run in asked for path in checkpoints(run).values()]
     inputs = [*weights, files.REPOSITORY / settings.prompts_file]
     params = {**settings.model_dump(exclude={"threads"}), "runs": [run.name for run in asked]}
     done = stages.run("sample", make, scope=scope, params=params, inputs=inputs, force=force)
@@ -146,7 +146,7 @@ def _sample_epoch(run: Path, epoch: int, weights: Path, prompts: list[Prompt], s
     asked = [prompt if trained_as.conditioners else _without_text(prompt) for prompt in prompts]
     asked += _continuations(trained_as, settings)
     sampling, old = settings.sampling(), read_card(folder)
-    common = [files.digest(weights / "model.safetensors"), asdict(sampling)]
+    common = [files.digest(weights_file(weights)), asdict(sampling)]
     keys = {prompt.stem: _digest([*common, _identity(prompt)]) for prompt in asked}
     known = {Path(clip.path).stem: clip for clip in old.clips} if old else {}
     kept = {

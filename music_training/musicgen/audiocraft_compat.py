@@ -130,13 +130,13 @@ def load_safetensors_codecs() -> bool:
     """The codec of a run is a folder with ``model.safetensors`` and ``config.yaml``; upstream knows only pickles."""
     from audiocraft.solvers.compression import CompressionSolver
 
-    from .models import is_weights_folder, load_codec
+    from .models import load_codec
 
     upstream = CompressionSolver.model_from_checkpoint
 
     def model_from_checkpoint(checkpoint_path, device="cpu"):
-        folder = files.absolute(str(checkpoint_path))
-        return load_codec(folder, device) if is_weights_folder(folder) else upstream(checkpoint_path, device)
+        folder = files.absolute(str(checkpoint_path).removeprefix("//pretrained/"))
+        return load_codec(folder, device) if folder.is_dir() and not (folder / "ckpt").is_dir() else upstream(checkpoint_path, device)
 
     CompressionSolver.model_from_checkpoint = staticmethod(model_from_checkpoint)
     return True

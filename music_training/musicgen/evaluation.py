@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import files, runs, stages
-from .models import WEIGHTS, load_codec, load_language_model, load_musicgen
+from .models import load_codec, load_language_model, load_musicgen, weights_file
 from .tokens import Tokens
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def against_unigram(dataset: str, scope: str, held_out: str = "valid", clips: in
         }
         return stages.Made([], result)
 
-    inputs = [files.absolute(trained["model"]) / WEIGHTS, train, valid]
+    inputs = [weights_file(files.absolute(trained["model"])), train, valid]
     params = {"run": trained["run"], "held_out": held_out, "clips": clips}
     return stages.run("against_unigram", make, scope=scope, params=params, inputs=inputs, force=force).result
 
@@ -127,5 +127,5 @@ def first_clip(scope: str, seconds: float = 5.0, seed: int = 0):
         return stages.Made([path], {"clip": files.relative(path)})
 
     params = {"run": trained["run"], "seconds": seconds, "seed": seed}
-    done = stages.run("first_clip", make, scope=scope, params=params, inputs=[files.absolute(trained["model"]) / WEIGHTS])
+    done = stages.run("first_clip", make, scope=scope, params=params, inputs=[weights_file(files.absolute(trained["model"]))])
     return Audio(str(files.absolute(done.result["clip"])))

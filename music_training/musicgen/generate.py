@@ -19,6 +19,7 @@ from .. import files, profiles, runs, stages
 from ..errors import UserError, run_command
 from ..library import audio as audio_files
 from . import clips
+from .models import is_weights_folder
 from .prompts import Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def candidates(model: MusicGen, prompt: Prompt, count: int, sampling: Sampling, 
 def weights_of(reference: str, epoch: int | None = None) -> Path:
     """The weights folder of a language model: given itself, or of a run (its best weights, or those of an epoch)."""
     folder = files.absolute(reference)
-    if (folder / "model.safetensors").is_file():
+    if is_weights_folder(folder):
         return folder
     checkpoints = runs.find(reference) / runs.CHECKPOINTS
     chosen = checkpoints / ("best" if epoch is None else f"epoch_{epoch}")

@@ -1,7 +1,9 @@
 """Trained models on disk and in memory: a weights folder is ``model.safetensors`` + ``config.yaml``.
 
 A weights folder holds what inference needs and nothing that has to be unpickled. The folder of a language model names
-the codec that it was trained on (``compression_model_checkpoint``), relative to the outputs root.
+the codec that it was trained on (``compression_model_checkpoint``), relative to the outputs root. Where only adapters
+were trained, their file and peft's ``adapter_config.json`` stand in place of all weights, and the configuration names
+the weights folder that they adapt (``start_from``).
 """
 
 from __future__ import annotations
@@ -19,22 +21,33 @@ if TYPE_CHECKING:
     from audiocraft.models.lm import LMModel
     from omegaconf import DictConfig
 
-WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
+WEIGHTS, ADAPTER, CONFIG = "model.safetensors", "adapter_model.safetensors", "config.yaml"
+
+
+def weights_file(folder: Path) -> Path:
+    """The file with the weights of a weights folder (of adapters, where only they were trained)."""
+    return folder / (ADAPTER if (folder / ADAPTER).is_file() else WEIGHTS)
 
 
 def is_weights_folder(path: Path) -> bool:
     """Whether ``path`` holds weights that :func:`load_codec` or :func:`load_musicgen` reads."""
-    return (path / WEIGHTS).is_file() and (path / CONFIG).is_file()
+    return weights_file(path).is_file() and (path / CONFIG).is_file()
 
 
 def save_weights(folder: Path, state: dict[str, torch.Tensor], config: DictConfig) -> Path:
-    """Write a weights folder (atomically; an existing one is replaced)."""
+    """Write a weights folder (atomically; an existing one is replaced); of a model with adapters, only these."""
     from omegaconf import OmegaConf
     from safetensors.torch import save_file
 
+    from . import finetune
+
+    adapters = finetune.adapter_state(state)
     with files.atomic(folder) as temporary:
         temporary.mkdir()
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary / WEIGHTS)
+        if adapters:
+            finetune.lora_config(config.lora.rank, config.lora.alpha).save_pretrained(str(temporary))
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (adapters or state).items()}
+        save_file(tensors, temporary / (ADAPTER if adapters else WEIGHTS))
         (temporary / CONFIG).write_text(OmegaConf.to_yaml(config), encoding="utf-8")
     return folder
 
@@ -49,10 +62,10 @@ def read_config(folder: Path) -> DictConfig:
 
 
 def load_codec(reference: Path | str, device: str = "cpu") -> CompressionModel:
-    """Load a codec: a weights folder, a file in AudioCraft's exported form, or a published model.
+    """Load a codec: a weights folder, a file or folder in AudioCraft's exported form, or a published model.
 
-    ``reference`` is a path (relative ones start at the outputs root), or a hub name such as
-    ``facebook/encodec_32khz``, with or without the prefix ``//pretrained/``.
+    ``reference`` is a path (relative ones start at the outputs root; a folder in transformers' form is read too), or a
+    hub name such as ``facebook/encodec_32khz``, with or without the prefix ``//pretrained/``.
     """
     from . import audiocraft_compat
 
@@ -60,9 +73,14 @@ def load_codec(reference: Path | str, device: str = "cpu") -> CompressionModel:
     from audiocraft.models import CompressionModel, builders
 
     text = str(reference)
-    folder = files.absolute(text)
-    if not text.startswith("//pretrained/") and folder.exists():
-        if folder.is_file():
+    folder = files.absolute(text.removeprefix("//pretrained/"))
+    if folder.exists():
+        if (folder / "config.json").is_file():
+            from audiocraft.models.encodec import HFEncodecCompressionModel
+            from transformers import EncodecModel
+
+            return HFEncodecCompressionModel(EncodecModel.from_pretrained(folder)).to(device).eval()
+        if folder.is_file() or (folder / "compression_state_dict.bin").is_file():
             try:
                 return _codec_of_training(folder, device) or CompressionModel.get_pretrained(str(folder), device)
             except pickle.UnpicklingError:  # anything but tensors and plain values is refused, not run
@@ -77,9 +95,12 @@ def load_codec(reference: Path | str, device: str = "cpu") -> CompressionModel:
         raise UserError(f"codec {text!r}: neither a folder or file here nor a model that the hub gives ({reason})") from None
 
 
-def load_language_model(folder: Path | str, device: str = "cpu") -> LMModel:
-    """Load the language model of a weights folder (relative paths start at the outputs root)."""
-    from . import audiocraft_compat
+def load_language_model(folder: Path | str, device: str = "cpu", adapter: bool = True) -> LMModel:
+    """Load the language model of a weights folder (relative paths start at the outputs root).
+
+    A folder with adapters gives the model that they adapt, with them added to its weights, or without (``adapter``).
+    """
+    from . import audiocraft_compat, finetune
 
     audiocraft_compat.install()
     from audiocraft.models import builders
@@ -88,14 +109,17 @@ def load_language_model(folder: Path | str, device: str = "cpu") -> LMModel:
     config = read_config(folder)
     config.device = device
     config.dtype = "float32"
-    model = _with_weights(builders.get_lm_model(config), folder, device)
+    adapts = (folder / ADAPTER).is_file()
+    model = _with_weights(builders.get_lm_model(config), files.absolute(config.start_from) if adapts else folder, device)
+    if adapts and adapter:
+        finetune.merge(model, folder)
     model.cfg = config
-    return model
+    return model.eval()
 
 
-def load_musicgen(folder: Path | str, device: str = "cpu") -> MusicGen:
-    """Load a language model together with its codec, ready to generate."""
-    language_model = load_language_model(folder, device)
+def load_musicgen(folder: Path | str, device: str = "cpu", adapter: bool = True) -> MusicGen:
+    """Load a language model together with its codec, ready to generate; ``adapter`` as in :func:`load_language_model`."""
+    language_model = load_language_model(folder, device, adapter)
     from audiocraft.models import MusicGen
 
     codec = load_codec(language_model.cfg.compression_model_checkpoint, device)

@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from torch.nn import functional
 
 from .. import guard
+from . import finetune
 from .captions import CaptionSettings
 from .codebooks import codebooks_of, learn, revive, start_codebooks, unquantised, usage
 from .examples import refine
@@ -150,6 +151,10 @@ def discriminator_loss(adversary: AdversarialLoss, made: torch.Tensor, real: tor
 
 class LanguageModelSolver(RunLoop, MusicGenSolver):
     """Trains MusicGen's language model on the codec's tokens: from the token cache, or encoded on the way."""
+
+    def build_model(self) -> None:
+        super().build_model()
+        finetune.begin(self)
 
     def build_dataloaders(self) -> None:
         super().build_dataloaders()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from .. import config, files, parallel, runs
 from ..errors import Interrupted, UserError, run_command
-from . import audiocraft_compat
+from . import audiocraft_compat, finetune
 
 if TYPE_CHECKING:
     from dora import XP
@@ -133,6 +133,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"argument {wrong!r}: write it as key=value (see --help)")
     files.outputs_root().mkdir(parents=True, exist_ok=True)
     os.chdir(files.outputs_root())
+    argv = finetune.expand(argv)
     cfg = compose(argv)
     argv.append(f"data_digest={data_digest(cfg)}")
     if cfg.device == "auto":

@@ -19,14 +19,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .. import files, parallel, runs, stages
 from ..config import Settings
 from ..errors import INTERRUPTED, UserError
 from ..live import Live, page_of
-from . import tokens
+from . import finetune, tokens
 from .captions import CaptionSettings
+from .finetune import LoraSettings
+from .models import weights_file
 
 SCRIPT = files.REPOSITORY / "scripts" / "train_audiocraft.py"
 
@@ -111,6 +113,8 @@ class LanguageModelSettings(TrainSettings):
     ``captions`` has a description written anew for every training example, from what the catalogue knows;
     ``guidance_dropout`` is the share of examples without their text, which classifier-free guidance needs (None: as the
     conditioner's file says). ``recompute`` computes the activations a second time instead of keeping them in memory.
+    ``pretrained`` names a model to begin with (:mod:`.finetune`): ``model``, ``conditioning`` and ``codec`` are then its own,
+    and ``lora.rank`` trains adapters in place of all its weights.
     """
 
     codec: str | None = None
@@ -124,18 +128,30 @@ class LanguageModelSettings(TrainSettings):
     captions: CaptionSettings | None = CaptionSettings()
     guidance_dropout: float | None = Field(None, ge=0, lt=1)
     recompute: bool = False
+    pretrained: str = ""
+    lora: LoraSettings = LoraSettings()
+
+    @model_validator(mode="after")
+    def _beginning(self) -> LanguageModelSettings:
+        if self.pretrained and self.codec:
+            raise ValueError(f"codec {self.codec!r}: {self.pretrained} comes with its own; leave codec empty")
+        if self.lora.rank and not self.pretrained:
+            raise ValueError("lora.rank: adapters need a model that they adapt; give pretrained")
+        return self
 
     def overrides(self, dataset: str) -> list[str]:
+        kind = [f"start_from={self.pretrained}"] if self.pretrained else [f"model={self.model}", f"conditioner={self.conditioning}"]
+        text = bool(self.pretrained) or self.conditioning != "none"
         return [
             "solver=musicgen",
-            f"model={self.model}",
-            f"conditioner={self.conditioning}",
+            *kind,
+            *([f"lora.rank={self.lora.rank}", f"lora.alpha={self.lora.alpha}"] if self.lora.rank else []),
             *super().overrides(dataset),
             f"dataset.segment_duration={self.segment_seconds}",
             f"optim.lr={self.learning_rate}",
             f"schedule.cosine.warmup={self.warmup_steps}",
-            *([f"conditioners.description.t5.name={self.t5}"] if self.conditioning == "t5" else []),
-            *([f"+captions.{name}={value}" for name, value in self.captions] if self.captions and self.conditioning != "none" else []),
+            *([f"conditioners.description.t5.name={self.t5}"] if self.conditioning == "t5" and not self.pretrained else []),
+            *([f"+captions.{name}={value}" for name, value in self.captions] if self.captions and text else []),
             *(["transformer_lm.checkpointing=torch"] if self.recompute else []),
             *([] if self.guidance_dropout is None else [f"classifier_free_guidance.training_dropout={self.guidance_dropout}"]),
             *self.hydra,
@@ -169,13 +185,15 @@ def train_language_model(
     ``price`` is what an hour costs, for the live view (None: as :mod:`music_training.prices` knows it). ``guard``, a
     ``package.module:function``, makes what looks after the updates (:mod:`music_training.guard`).
     """
-    codec = settings.codec or stages.latest("train_codec", scope, "04_train_codec")["codec"]
+    begins = finetune.fetch(settings.pretrained) if settings.pretrained else None
+    codec = begins["codec"] if begins else settings.codec or stages.latest("train_codec", scope, "04_train_codec")["codec"]
     weights = files.absolute(codec) / "model.safetensors"
     cache = tokens.encode(dataset, codec, scope, tokens.TokenSettings(device=settings.device)).result if settings.token_cache else {}
 
     def make(draft: stages.Draft) -> stages.Made:
         reference = codec if files.absolute(codec).exists() else f"//pretrained/{codec.removeprefix('//pretrained/')}"
-        overrides = [*settings.overrides(dataset), f"compression_model_checkpoint={reference}", *_guarded(guard)]
+        overrides = [*settings.overrides(dataset), *_guarded(guard)]
+        overrides += [] if begins else [f"compression_model_checkpoint={reference}"]
         overrides += [f"token_cache={cache['tokens']}"] if cache else []
         run = _train(draft, "musicgen", settings, overrides, price)
         result = {"run": run.name, "model": files.relative(run / "ckpt" / "best"), "codec": codec, "tokens": cache.get("tokens", "")}
@@ -184,6 +202,7 @@ def train_language_model(
     params = {**settings.model_dump(exclude=_PLACE), "codec": codec, **({"guard": guard} if guard else {})}
     inputs = [*_manifests(dataset), *([weights] if weights.is_file() else [])]
     inputs += [files.absolute(cache["tokens"]) / tokens.INDEX] if cache else []
+    inputs += [files.absolute(begins["model"]) / "model.safetensors"] if begins else []
     return stages.run("train_musicgen", make, scope=scope, params=params, inputs=inputs, force=force)
 
 
@@ -279,4 +298,4 @@ def _manifests(dataset: str) -> list[Path]:
 
 
 def _weights(run: Path) -> list[Path]:
-    return [run / "ckpt" / "best" / "model.safetensors", run / "config.yaml", run / "metrics.jsonl"]
+    return [weights_file(run / "ckpt" / "best"), run / "config.yaml", run / "metrics.jsonl"]
