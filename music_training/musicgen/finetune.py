@@ -96,12 +96,14 @@ def licence(reference: str) -> str:
     return found[1].strip() if found else "not stated; look at where it comes from"
 
 
-def describe(reference: str) -> str:
-    """What a language model begins with and under which licence, in a line; ``reference`` empty: with nothing."""
-    if not reference:
-        return "begins with random weights: what comes out stands under the licences of the training music"
-    about = fetch(reference)
-    return f"begins with {reference} and its codec {about['codec']}; licence of these weights: {about['licence']}"
+def describe(pretrained: str, codec: str | None = None) -> str:
+    """What a language model begins with, and the licences of weights that are not one's own, in a line."""
+    if pretrained:
+        about = fetch(pretrained)
+        return f"begins with {pretrained} and its codec {about['codec']}; licence of these weights: {about['licence']}"
+    if codec and not files.absolute(codec).exists():
+        return f"begins with random weights on the tokens of {codec}; licence of that codec: {licence(codec)}"
+    return "begins with random weights, on the tokens of a codec of one's own"
 
 
 def expand(arguments: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -140,26 +141,27 @@ def hub(monkeypatch):
     server.server_close()
 
 
-def test_a_push_sends_the_export_and_nothing_else_and_only_when_asked(hub, speakers, tmp_path, monkeypatch):
+def command(*arguments: str, token: str = "") -> subprocess.CompletedProcess:
+    environment = {**os.environ, "HF_TOKEN": token}
+    whole = [sys.executable, "-m", "music_training.musicgen.export", *arguments]
+    return subprocess.run(whole, capture_output=True, text=True, cwd=files.REPOSITORY, env=environment, timeout=200)
+
+
+def test_a_push_sends_the_export_and_nothing_else_and_only_when_asked(hub, speakers, tmp_path):
     out = export.export("codec", tmp_path / "out")
     (out / ".hidden").write_text("not for others")
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    files_and_sizes = [
-        ("README.md", (out / "README.md").stat().st_size),
-        ("compression_state_dict.bin", (out / export.CODEC).stat().st_size),
-    ]
-    assert export.push(out, "me/model") == files_and_sizes and not hub.requests
-    with pytest.raises(UserError, match="HF_TOKEN"):
-        export.push(out, "me/model", send=True)
+    asked = ["--out", str(out), "--push", "me/model"]
+    dry = command(*asked)
+    assert dry.returncode == 0 and "dry run, nothing was sent" in dry.stdout and "README.md" in dry.stdout and ".hidden" not in dry.stdout
+    without = command(*asked, "--yes")
+    assert without.returncode == 2 and "HF_TOKEN" in without.stderr
     assert not hub.requests
-    monkeypatch.setenv("HF_TOKEN", "secret-token")
-    assert export.push(out, "me/model", send=True) == files_and_sizes
+    sent = command(*asked, "--yes", token="secret-token")
+    assert sent.returncode == 0, sent.stderr
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in hub.received.items()}
-    assert digests == {name: files.digest(out / name) for name, _ in files_and_sizes}
-    monkeypatch.setenv("HF_TOKEN", "wrong-token")
-    with pytest.raises(UserError, match="the hub refuses") as caught:
-        export.push(out, "me/model", send=True)
-    assert "wrong-token" not in str(caught.value) and "\n" not in str(caught.value)
+    assert digests == {name: files.digest(out / name) for name in ("README.md", "compression_state_dict.bin")}
+    refused = command(*asked, "--yes", token="wrong-token")
+    assert refused.returncode == 2 and "the hub refuses" in refused.stderr.splitlines()[-1] and "wrong-token" not in refused.stderr
     for repository in ("model", "a/b/c", "/b"):
         with pytest.raises(UserError, match="owner/name"):
             export.push(out, repository)
@@ -167,6 +169,5 @@ def test_a_push_sends_the_export_and_nothing_else_and_only_when_asked(hub, speak
 
 def test_the_command_has_one_line_for_a_mistake(outputs, tmp_path):
     for arguments, said in ((["--out", str(tmp_path / "x")], "nothing to do"), (["no_run", "--out", str(tmp_path / "x")], "no_run")):
-        command = [sys.executable, "-m", "music_training.musicgen.export", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=files.REPOSITORY)
+        done = command(*arguments)
         assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
