@@ -166,3 +166,31 @@ def test_a_codec_in_the_form_of_transformers_takes_the_codecs_place(outputs, tmp
     codes, scale = codec.encode(torch.randn(1, 1, 32000))
     assert codes.shape == (1, 2, 50) and scale is None
     assert codec.decode(codes).shape[-1] >= 32000
+
+
+@pytest.mark.long
+def test_a_language_model_trains_on_the_text_encoder_of_a_local_folder(egs, train, speakers, language_model_overrides, tmp_path):
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers.models import Unigram
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    known = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581four", -1.0), ("\u2581tones", -2.0)]
+    words = Tokenizer(Unigram(known, unk_id=2))
+    words.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = dict(pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(tmp_path / "t5")
+    sizes = dict(vocab_size=128, d_model=16, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    T5EncoderModel(T5Config(**sizes)).save_pretrained(tmp_path / "t5")
+    asked = [text for text in language_model_overrides if text != "conditioner=lut"]
+    asked += ["conditioner=t5", f"conditioners.description.t5.name={tmp_path / 't5'}", "compression_model_checkpoint=codec"]
+    done = train(*asked, "optim.epochs=1", "optim.updates_per_epoch=3", "run=t5")
+    assert done.returncode == 0, done.stdout
+    model = models.load_musicgen("training/t5/ckpt/best")
+    model.set_generation_params(duration=0.5, top_k=32, cfg_coef=3.0)
+    drawn = []
+    for text in ("four tones", "four", "four tones"):
+        torch.manual_seed(0)
+        drawn.append(model.generate([text]))
+    assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
+    out = export.export("training/t5/ckpt/best", tmp_path / "out")  # without the text encoder's weights
+    assert not any("t5" in name for name in torch.load(out / "state_dict.bin", weights_only=True)["best_state"])
