@@ -8,7 +8,7 @@ this project's mini profile. The codecs are measured by mel distance and SDR on 
 
 A pilot of 8 steps of each, in turns, says how many steps fit; they and what is done are kept in
 ``outputs/benchmarks/ours_vs_stock.json``, and the same command goes on where it was stopped. On a quiet machine it
-takes 5 x seeds x (minutes + 1/2) and some 5 minutes more: 43 minutes as given.
+takes 5 x seeds x (minutes + 1/2) and some 10 minutes more: 50 minutes as given (not run as a whole yet).
 """
 
 from __future__ import annotations

@@ -138,6 +138,7 @@ def main() -> None:
             train(pilot, f"real_{kind}_pilot")
             rows = runs.read_metrics(runs.folder() / f"real_{kind}_pilot")
             notes["seconds_per_step"] = statistics.median([row["seconds"] for row in rows if row["stage"] == "train"][2:])
+            files.write_json(folder / f"{kind}.json", notes)
         steps = max(POINTS, int(60 * arguments.minutes / len(songs) / notes["seconds_per_step"] / POINTS) * POINTS)
         schedule = [f"optim.epochs={POINTS}", f"optim.updates_per_epoch={steps // POINTS}", f"schedule.cosine.warmup={steps // 20}"]
         run = f"real_{kind}_{number}"
