@@ -5,7 +5,7 @@ set -euo pipefail
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 cd "$scripts/.."
 
-selection=(-m "not long")
+selection=(-m "not long" -n auto --dist loadfile)  # a file's tests stay together: they share what is costly to make
 if [ "${1:-}" = --all ]; then
   selection=()
   shift
