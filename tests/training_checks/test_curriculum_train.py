@@ -139,6 +139,9 @@ def test_weights_average_and_optimizer_cross_the_boundary(prepared, monkeypatch)
     """The first stage's state and the second one's before its first update: equal, and the rate starts low again."""
     import torch
 
+    from music_training.musicgen import audiocraft_compat
+
+    audiocraft_compat.install()  # names the configuration's classes in a training state as safe
     root, _ = prepared
     often = "checkpoint.every_steps=1,checkpoint.keep_last=99,logging.every=1,dataset.valid.num_samples=4"
     hydra = f"hydra=[{often},optim.ema.use=true,optim.ema.decay=0.9]"
