@@ -233,6 +233,7 @@ def test_a_killed_restore_goes_on_and_leaves_no_stamp_before_its_files(place, ou
 
 def test_folders_of_very_many_files_travel_as_archives(hub, outputs, tmp_path, monkeypatch):
     monkeypatch.setattr(backup, "PACK_FROM", 3)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # may have been read before the environment was set
     make_outputs()
     place = backup.Hub(REPOSITORY)
     place.api.endpoint = hub.url
