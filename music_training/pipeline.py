@@ -19,8 +19,9 @@ BOXES = {
     "listening\npage": (4, 1.0, "10"),
     "EDM structure": (1, 0.0, "06"),
     "emotion\nbridges": (3, 0.0, "08"),
+    "LoRA Demucs": (2, 0.0, "07"),
 }
-ARROWS = [(0, 1), (1, 2), (2, 3), (3, 4), (0, 5), (0, 6)]
+ARROWS = [(0, 1), (1, 2), (2, 3), (3, 4), (0, 5), (0, 6), (0, 7)]
 
 
 def table(profile: str, audio_dir: str = "") -> pandas.DataFrame:

@@ -308,10 +308,11 @@ def _look_at_samples(samples: numpy.ndarray, name: str, add) -> None:
 
 
 def _flat_runs(samples: numpy.ndarray, peak: float) -> int:
-    """How often three or more samples in a row lie at the peak."""
-    top = numpy.abs(samples) >= peak * (1 - 1e-4)
-    runs = top[:, 2:] & top[:, 1:-1] & top[:, :-2]
-    return int((runs[:, 1:] & ~runs[:, :-1]).sum() + runs[:, :1].sum())
+    """How often three or more samples in a row lie at the peak behind a corner: the top of a low tone is flat, but round."""
+    level = numpy.abs(samples)
+    top = level >= peak * (1 - 1e-4)
+    starts = top[:, 1:-2] & top[:, 2:-1] & top[:, 3:] & (level[:, :-3] < peak * (1 - 5e-3))
+    return int(starts.sum())
 
 
 def _true_peak(samples: numpy.ndarray, peak: float) -> float:
@@ -412,7 +413,7 @@ def _look_for_bleed(stems: dict[str, numpy.ndarray], add) -> None:
         for other, source in frames.items():
             loud = energy[other] > 0.1 * energy[other].max()
             quiet = loud & (energy[name] < 10**-2.5 * energy[other]) & (energy[name] > 0)
-            if name == other or quiet.sum() < 8:
+            if name == other or quiet.sum() < 5:
                 continue
             product = numpy.einsum("ij,ij->i", part[quiet], source[quiet])
             alike = abs(float(product.sum())) / math.sqrt(float(energy[name][quiet].sum()) * float(energy[other][quiet].sum()))
