@@ -18,7 +18,7 @@ from whole_runs import contents, environment, listing, pipeline, start, states, 
 from music_training import files, runs
 
 DATA = ("library", "segments", "egs")
-SYSTEMS = {"codec", "musicgen", "cnn", "midigenerator", "spectocloud"}  # as run folders name them
+SYSTEMS = {"codec", "musicgen", "cnn", "midigenerator", "spectocloud", "demucs", "lorademucs"}  # as run folders name them
 
 
 class Players(HTMLParser):
