@@ -125,7 +125,8 @@ def read(path: Path | str, sample_rate: int | None = None, *, channels: bool = F
             if not channels:
                 return np.concatenate([np.empty(0, np.float32), *mono(stream, rate)]), rate
             x = np.concatenate([np.empty((0, stream.channels), np.float32), *(block.copy() for block in stream.blocks)])
-            return np.ascontiguousarray(soxr.resample(x, stream.sample_rate, rate, QUALITY).T), rate
+            x = x if rate == stream.sample_rate else soxr.resample(x, stream.sample_rate, rate, QUALITY)
+            return np.ascontiguousarray(x.T), rate
     except DecodeError as error:
         raise UserError(f"{path}: cannot be decoded ({error})") from None
 

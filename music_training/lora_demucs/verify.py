@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,29 +20,17 @@ from .. import files, parallel, stages
 from ..errors import UserError
 from ..library import audio
 from ..progress import progress
+from . import findings
+from .findings import Finding, decibels, power
 
 MIXTURES = ("mixture", "mix")
 PARTS = {"drums": {"kick", "hihat"}}  # a stem that is the sum of others does not count twice
-FRAME = 4096  # samples
 RESIDUAL_FAIL, RESIDUAL_WARN = -40.0, -60.0  # dB below the mixture
-SILENT = -70.0  # dB of RMS
-BLEED_LEAST = -60.0  # dB of a stem in another one
 SIZES = {  # songs and minutes: training, validation
     "professional": ((200, 1200), (40, 240)),
     "optimal": ((50, 300), (15, 90)),
     "minimum": ((20, 120), (5, 30)),
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was found in a stem (empty: in the track): ``level`` fail, warn or note, ``kind`` and the text with its figure."""
-
-    level: str
-    kind: str
-    stem: str
-    text: str
-    value: float | None = None
 
 
 @dataclass
@@ -207,229 +195,116 @@ def _job(folder: Path, split: str) -> Job:
 
 
 def check(job: Job, sources: Sequence[str], fix: bool = False) -> TrackReport:
-    """Look at one track."""
+    """Look at one track; every file is decoded once."""
     report = TrackReport(job.track, job.split)
-    add = report.findings.append
+    found = report.findings
     for name in sources:
         if name not in job.stems and not (name in PARTS and PARTS[name] <= set(job.stems)):
-            add(Finding("fail", "missing", name, "there is no such stem"))
+            found.append(Finding("fail", "missing", name, "there is no such stem"))
     paths = {**job.stems, **({"mixture": job.mixture} if job.mixture else {})}
     heard, rates = {}, {}
     for name, path in paths.items():
-        _look_at_file(Path(path), name, add)
+        found += _of_file(Path(path), name)
         try:
             samples, rates[name] = audio.read(path, channels=True)
         except UserError as error:
-            add(Finding("fail", "format", name, str(error)))
+            found.append(Finding("fail", "format", name, str(error)))
             continue
-        heard[name] = samples
-        report.figures[name] = _figures(samples, rates[name])
-        _look_at_samples(samples, name, add)
+        peak = max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
+        report.figures[name] = {"seconds": samples.shape[1] / rates[name], "peak": peak, "rms": decibels(power(samples))}
+        faults = findings.in_samples(samples, name, peak)
+        found += faults
+        if not any(fault.kind == "format" for fault in faults):
+            heard[name] = samples
     if not heard:
         return report
-    rate = max(set(rates.values()), key=list(rates.values()).count)
-    channels = [len(samples) for samples in heard.values()]
-    for name, samples in heard.items():
-        if rates[name] != rate:
-            add(Finding("fail", "rate", name, f"{rates[name]} Hz, the others {rate} Hz", rates[name]))
-        if len(samples) != max(set(channels), key=channels.count):
-            add(
-                Finding(
-                    "fail",
-                    "channels",
-                    name,
-                    f"{len(samples)} channel(s), the others {max(set(channels), key=channels.count)}",
-                    len(samples),
-                )
-            )
-    if rate not in (44100, 48000):
-        add(Finding("note", "rate", "", f"{rate} Hz; 44100 or 48000 is recommended", rate))
-    report.seconds = max(samples.shape[1] / rates[name] for name, samples in heard.items())
-    if not 180 <= report.seconds <= 420:
-        add(Finding("note", "length", "", f"{report.seconds:.0f} s long; whole tracks of 3 to 7 minutes are recommended", report.seconds))
-    same = {name: samples for name, samples in heard.items() if rates[name] == rate and len(samples) == len(next(iter(heard.values())))}
-    longest = max(samples.shape[1] for samples in same.values())
-    for name, samples in same.items():
-        missing = longest - samples.shape[1]
-        if missing:
-            fixed = fix and name != "mixture" and _pad(Path(paths[name]), missing)
-            level = "note" if fixed else "fail" if missing > 0.01 * rate else "warn"
-            text = f"{missing / rate:.3f} s ({missing} samples) shorter than the longest" + ("; padded with silence" if fixed else "")
-            add(Finding(level, "length", name, text, missing))
-        same[name] = numpy.pad(samples, ((0, 0), (0, missing)))
+    rate, channels = _most(rates[name] for name in heard), _most(len(samples) for samples in heard.values())
+    found += _of_the_track(report, heard, rates, rate, channels)
+    same = {name: samples for name, samples in heard.items() if rates[name] == rate and len(samples) == channels}
+    found += _even(same, paths, rate, fix)
     mixture = same.pop("mixture", None)
     for whole, parts in PARTS.items():
         if parts <= set(same):
             same.pop(whole, None)
     complete = len(same) == len([name for name in job.stems if not (name in PARTS and PARTS[name] <= set(job.stems))])
     if complete:
-        _look_at_mixture(mixture, same, rate, job, fix, add)
-    _look_for_bleed(same, add)
-    report.loudness = _loudness(mixture if mixture is not None else sum(same.values()), rate) if same else None
+        found += _of_mixture(mixture, same, rate, job, fix)
+    if same:
+        found += findings.bleed(same, rate)
+        report.loudness = _loudness(mixture if mixture is not None else sum(same.values()), rate)
     order = {"fail": 0, "warn": 1, "note": 2}
-    report.findings.sort(key=lambda item: order[item.level])
+    found.sort(key=lambda item: order[item.level])
     return report
 
 
-def _look_at_file(path: Path, name: str, add) -> None:
+def _most(values: Iterable[int]) -> int:
+    values = list(values)
+    return max(dict.fromkeys(values), key=values.count)
+
+
+def _of_file(path: Path, name: str) -> list[Finding]:
     try:
         about = soundfile.info(str(path))
     except soundfile.LibsndfileError:
-        return
+        return []
     if about.format not in ("WAV", "WAVEX", "FLAC", "AIFF"):
-        add(Finding("warn", "format", name, f"{about.format}, {about.subtype}: lossy coding moves and smears; WAV is recommended"))
-    elif about.subtype in ("PCM_U8", "PCM_S8"):
-        add(Finding("warn", "depth", name, "8 bit; 16 or 24 are recommended", 8))
+        return [Finding("warn", "format", name, f"{about.format}, {about.subtype}: lossy coding moves and smears; WAV is recommended")]
+    return [Finding("warn", "depth", name, "8 bit; 16 or 24 are recommended", 8)] if about.subtype in ("PCM_U8", "PCM_S8") else []
 
 
-def _figures(samples: numpy.ndarray, rate: int) -> dict[str, float]:
-    peak = float(numpy.abs(samples).max(initial=0.0))
-    return {"seconds": samples.shape[1] / rate, "peak": peak, "rms": _decibels(_power(samples))}
+def _of_the_track(report: TrackReport, heard: dict[str, numpy.ndarray], rates: dict[str, int], rate: int, channels: int) -> list[Finding]:
+    """Rates and channels that differ, and what is recommended of rate and length."""
+    found = []
+    for name, samples in heard.items():
+        if rates[name] != rate:
+            found.append(Finding("fail", "rate", name, f"{rates[name]} Hz, the others {rate} Hz", rates[name]))
+        if len(samples) != channels:
+            found.append(Finding("fail", "channels", name, f"{len(samples)} channel(s), the others {channels}", len(samples)))
+    if rate not in (44100, 48000):
+        found.append(Finding("note", "rate", "", f"{rate} Hz; 44100 or 48000 is recommended", rate))
+    report.seconds = seconds = max(samples.shape[1] / rates[name] for name, samples in heard.items())
+    if not 180 <= seconds <= 420:
+        found.append(Finding("note", "length", "", f"{seconds:.0f} s long; whole tracks of 3 to 7 minutes are recommended", seconds))
+    return found
 
 
-def _look_at_samples(samples: numpy.ndarray, name: str, add) -> None:
-    if not numpy.isfinite(samples).all():
-        add(Finding("fail", "format", name, "holds values that are not numbers"))
-        return
-    peak, level = float(numpy.abs(samples).max(initial=0.0)), _decibels(_power(samples))
-    if level < SILENT:
-        add(Finding("warn", "silence", name, f"silent ({level:.0f} dB): nothing to learn from", level))
-        return
-    flat = _flat_runs(samples, peak)
-    if peak > 1.0:
-        add(Finding("fail", "clipping", name, f"peak {peak:.3f} lies above full scale: an integer file of it would clip", peak))
-    elif flat >= 5:
-        add(Finding("fail", "clipping", name, f"clipped: its peak {peak:.3f} is a plateau in {flat} places", flat))
-    elif (true := _true_peak(samples, peak)) > 1.0:
-        add(Finding("warn", "true_peak", name, f"true peak {true:.3f} between samples lies above full scale", true))
-    offset = float(numpy.abs(samples.mean(1)).max())
-    if offset > 0.005:
-        add(Finding("fail" if offset > 0.02 else "warn", "dc", name, f"constant offset {offset:.4f}", offset))
+def _even(same: dict[str, numpy.ndarray], paths: dict[str, str], rate: int, fix: bool) -> list[Finding]:
+    """Files that are shorter than the longest; they are padded in ``same``, and on the disk with ``fix``."""
+    found, longest = [], max((samples.shape[1] for samples in same.values()), default=0)
+    for name, samples in same.items():
+        if missing := longest - samples.shape[1]:
+            fixed = fix and name != "mixture" and _pad(Path(paths[name]), missing)
+            level = "note" if fixed else "fail" if missing > 0.01 * rate else "warn"
+            text = f"{missing / rate:.3f} s ({missing} samples) shorter than the longest" + ("; padded with silence" if fixed else "")
+            found.append(Finding(level, "length", name, text, missing))
+            same[name] = numpy.pad(samples, ((0, 0), (0, missing)))
+    return found
 
 
-def _flat_runs(samples: numpy.ndarray, peak: float) -> int:
-    """How often three or more samples in a row lie at the peak behind a corner: the top of a low tone is flat, but round."""
-    level = numpy.abs(samples)
-    top = level >= peak * (1 - 1e-4)
-    starts = top[:, 1:-2] & top[:, 2:-1] & top[:, 3:] & (level[:, :-3] < peak * (1 - 5e-3))
-    return int(starts.sum())
-
-
-def _true_peak(samples: numpy.ndarray, peak: float) -> float:
-    """The peak between samples (4 x oversampling as in ITU-R BS.1770), looked for around the largest samples."""
-    from scipy.signal import resample_poly
-
-    if peak < 0.7:
-        return peak
-    best = peak
-    for channel in numpy.abs(samples):
-        for place in numpy.argpartition(channel, -20)[-20:] if len(channel) > 20 else range(len(channel)):
-            around = samples[:, max(0, place - 48) : place + 48]
-            best = max(best, float(numpy.abs(resample_poly(around, 4, 1, axis=1)[:, 96:-96]).max(initial=0.0)))
-    return best
-
-
-def _look_at_mixture(mixture, stems: dict[str, numpy.ndarray], rate: int, job: Job, fix: bool, add) -> None:
+def _of_mixture(mixture: numpy.ndarray | None, stems: dict[str, numpy.ndarray], rate: int, job: Job, fix: bool) -> list[Finding]:
+    """What the stems do not add up to, and why."""
     total = sum(stems.values())
     if mixture is None:
         fixed = fix and _write_mixture(job, total, rate)
-        add(
-            Finding("note" if fixed else "warn", "mixture", "", "no mixture; " + ("written from the stems" if fixed else "--fix writes it"))
-        )
-        return
-    loud = _power(mixture)
+        text = "no mixture; " + ("written from the stems" if fixed else "--fix writes it")
+        return [Finding("note" if fixed else "warn", "mixture", "", text)]
     left = mixture - total
-    residual = _decibels(_power(left)) - _decibels(loud)
+    residual = decibels(power(left)) - decibels(power(mixture))
     if residual <= -90:
-        return
-    causes = []
-    for name, samples in stems.items():
-        if _power(samples) > 1e-9:
-            causes += _compare(name, samples.mean(0), (left + samples).mean(0), rate)
-    for cause in causes:
-        add(cause)
-    doubled = [] if causes else _doubled(left.mean(0), stems)
-    for cause in doubled:
-        add(cause)
+        return []
+    causes = findings.against_mixture(stems, left, rate)
     level = "fail" if residual > RESIDUAL_FAIL else "warn" if residual > RESIDUAL_WARN else "note"
-    if fix and level != "note" and not causes and not doubled and _write_mixture(job, total, rate):
-        add(Finding("note", "residual", "", f"mixture differed from the stems by {residual:.1f} dB; written anew from them", residual))
+    if fix and level != "note" and not causes and _write_mixture(job, total, rate):
+        level, text = "note", f"mixture differed from the stems by {residual:.1f} dB; written anew from them"
     else:
-        add(Finding(level, "residual", "", f"mixture and sum of stems differ by {residual:.1f} dB of the mixture", residual))
-
-
-def _compare(name: str, stem: numpy.ndarray, wanted: numpy.ndarray, rate: int) -> list[Finding]:
-    """Lag and polarity of a stem against what the mixture leaves for it, by cross-correlation."""
-    from scipy.fft import irfft, next_fast_len, rfft
-
-    size = next_fast_len(len(stem) + rate, real=True)
-    one, other = rfft(wanted, size), rfft(stem, size)
-    curve = irfft(one * other.conj(), size)
-    reach = min(rate, len(stem) - 1)
-    curve = numpy.concatenate([curve[-reach:], curve[: reach + 1]])
-    strength = curve / (math.sqrt(float(wanted @ wanted) * float(stem @ stem)) + 1e-12)
-    place = int(numpy.abs(strength).argmax())
-    lag, value = reach - place, float(strength[place])
-    if abs(value) < 0.3:
-        return (
-            []
-            if abs(value) > 0.05
-            else [Finding("fail", "alignment", name, f"is not part of the mixture (correlation {value:.2f})", value)]
-        )
-    found = []
-    if lag and abs(value) > abs(float(strength[reach])) * 1.0001:
-        word = "late" if lag > 0 else "early"
-        found.append(Finding("fail", "alignment", name, f"{abs(lag)} sample(s) {word} ({1000 * abs(lag) / rate:.2f} ms)", lag))
-    if value < 0:
-        found.append(Finding("fail", "polarity", name, f"polarity is flipped (correlation {value:.2f})", value))
-    return found
-
-
-def _doubled(left: numpy.ndarray, stems: dict[str, numpy.ndarray]) -> list[Finding]:
-    """A stem that is in the sum of the stems too often or too little: what the mixture leaves is a copy of it."""
-    found = []
-    for name, samples in stems.items():
-        stem = samples.mean(0)
-        energy = float(stem @ stem)
-        if energy > 1e-9 and abs(float(left @ stem)) > 0.9 * math.sqrt(energy * float(left @ left)):
-            gain = float(left @ stem) / energy
-            level, word = 20 * math.log10(abs(gain)), "too much" if gain < 0 else "missing"
-            grade = "fail" if level > BLEED_LEAST else "note"
-            found.append(
-                Finding(grade, "bleed", name, f"{level:.1f} dB of it is {word} in the stems: another stem holds it as bleed", level)
-            )
-    return found
-
-
-def _look_for_bleed(stems: dict[str, numpy.ndarray], add) -> None:
-    """A stem in another one: where the other is all but silent, it is a copy of the first."""
-    mono = {name: samples.mean(0) for name, samples in stems.items() if _power(samples) > 1e-9}
-    count = min((len(samples) for samples in mono.values()), default=0) // FRAME
-    if count < 8:
-        return
-    frames = {name: samples[: count * FRAME].reshape(count, FRAME).astype(numpy.float64) for name, samples in mono.items()}
-    energy = {name: numpy.einsum("ij,ij->i", part, part) for name, part in frames.items()}
-    for name, part in frames.items():
-        for other, source in frames.items():
-            loud = energy[other] > 0.1 * energy[other].max()
-            quiet = loud & (energy[name] < 10**-2.5 * energy[other]) & (energy[name] > 0)
-            if name == other or quiet.sum() < 5:
-                continue
-            product = numpy.einsum("ij,ij->i", part[quiet], source[quiet])
-            alike = abs(float(product.sum())) / math.sqrt(float(energy[name][quiet].sum()) * float(energy[other][quiet].sum()))
-            level = 20 * math.log10(abs(float(product.sum())) / float(energy[other][quiet].sum()) + 1e-12)
-            if alike > 0.7 and level > BLEED_LEAST:
-                add(
-                    Finding(
-                        "fail", "bleed", name, f"holds {other} at {level:.1f} dB (correlation {alike:.2f} where it should be quiet)", level
-                    )
-                )
+        text = f"mixture and sum of stems differ by {residual:.1f} dB of the mixture"
+    return [*causes, Finding(level, "residual", "", text, residual)]
 
 
 def _loudness(samples: numpy.ndarray, rate: int) -> float | None:
     import pyloudnorm
 
-    if samples.shape[1] < rate or _power(samples) < 1e-9:
+    if samples.shape[1] < rate or power(samples) < 1e-9:
         return None
     value = float(pyloudnorm.Meter(rate).integrated_loudness(samples.T))
     return value if math.isfinite(value) else None
@@ -481,12 +356,3 @@ def _write_mixture(job: Job, total: numpy.ndarray, rate: int) -> bool:
     with files.atomic(Path(job.mixture) if job.mixture else folder / "mixture.wav") as temporary:
         soundfile.write(temporary, total.T, rate, subtype if whole else "FLOAT", format="WAV")
     return True
-
-
-def _power(samples: numpy.ndarray) -> float:
-    flat = samples.ravel()
-    return float(numpy.dot(flat, flat)) / max(flat.size, 1)
-
-
-def _decibels(power: float) -> float:
-    return 10 * math.log10(power + 1e-20)
