@@ -50,6 +50,7 @@ class CodecSolver(RunLoop, CompressionSolver):
         super().build_model()
         if self.cfg.living_codebooks:
             revive(self.model, deferred=True)
+        self._compare_compiled = bool(self.cfg.compile)
         if self.cfg.compile:
             self.model.encoder.compile()
             self.model.decoder.compile()
@@ -70,6 +71,8 @@ class CodecSolver(RunLoop, CompressionSolver):
         if self.cfg.living_codebooks and not self.without_quantiser and not all(book.inited for book in codebooks_of(self.model)):
             start_codebooks(self.model, (part for group in self.batches(self.place.batch) for part in group))
             self.model.train()
+        if self._compare_compiled:
+            self._keep_compiled_if_the_same(parts[0].to(self.device))
         balance = self.balancer.averager.state_dict()
         adversarial = torch.rand(1, generator=self.rng).item() <= 1 / self.cfg.adversarial.every and len(self.adv_losses) > 0
         collected: list[Metrics] = []
@@ -98,6 +101,21 @@ class CodecSolver(RunLoop, CompressionSolver):
             metrics["lr"] = rate
             self.lr_scheduler.step()
         return metrics, stepped
+
+    def _keep_compiled_if_the_same(self, real: torch.Tensor) -> None:
+        """Train without ``torch.compile`` where it makes other audio of the batch ``[B, C, T]``, or cannot compile."""
+        self._compare_compiled = False
+        encoder, decoder = self.model.encoder, self.model.decoder
+        with self.autocast:
+            plain = decoder.forward(encoder.forward(real)).detach().float()
+            try:
+                difference = float((decoder(encoder(real)).detach().float() - plain).norm() / plain.norm().clamp(min=1e-8))
+                same, found = difference < (2e-2 if self.cfg.autocast else 1e-3), f"a relative difference of {difference:.1e} in the audio"
+            except RuntimeError as error:  # no C++ compiler, or one that fails
+                same, found = False, str(error).strip().splitlines()[0]
+        if not same:
+            encoder._compiled_call_impl = decoder._compiled_call_impl = None
+        self.logger.info("compile: %s; training goes on %s it", found, "with" if same else "without")
 
     def _backward(self, made: torch.Tensor, real: torch.Tensor, penalty: torch.Tensor | None, parts: int) -> Metrics:
         """Add the gradients of a part of a batch to the model's; the losses by name."""

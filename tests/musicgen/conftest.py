@@ -68,7 +68,7 @@ def train(outputs):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         if not wait:
             return process
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=900)
         return subprocess.CompletedProcess(command, process.returncode, output)
 
     return start
