@@ -20,7 +20,8 @@ from audiocraft.utils.utils import get_dataset_from_loader
 from omegaconf import DictConfig
 from torch.nn import functional
 
-from .. import guard
+from .. import config, guard
+from ..errors import UserError
 from . import finetune
 from .captions import CaptionSettings
 from .codebooks import codebooks_of, learn, revive, start_codebooks, unquantised, usage
@@ -41,6 +42,9 @@ class CodecSolver(RunLoop, CompressionSolver):
         self.balancer.averager = Averager((cfg.balancer.ema_decay or 1.0) ** (1 / cfg.optim.accumulate))
         self.balancer.total_norm *= flashy.distrib.world_size()
         self.register_stateful("balancer.averager")
+        for name in cfg.later.losses:
+            if name not in self.balancer.weights:
+                raise UserError(f"later.losses.{name}: losses has no weight of that name{config.suggest(name, self.balancer.weights)}")
         self._each_epoch = guard.load(cfg.each_epoch, self.folder) if cfg.each_epoch and flashy.distrib.is_rank_zero() else None
         self.lr_scheduler = get_lr_scheduler(self.optimizer, cfg.schedule, self.total_updates)
         if self.lr_scheduler:
@@ -71,6 +75,8 @@ class CodecSolver(RunLoop, CompressionSolver):
         if self.cfg.living_codebooks and not self.without_quantiser and not all(book.inited for book in codebooks_of(self.model)):
             start_codebooks(self.model, (part for group in self.batches(self.place.batch) for part in group))
             self.model.train()
+        if self.cfg.later.step is not None and self.step >= self.cfg.later.step:
+            self.balancer.weights.update(self.cfg.later.losses)
         if self._compare_compiled:
             self._keep_compiled_if_the_same(parts[0].to(self.device))
         balance = self.balancer.averager.state_dict()
@@ -155,8 +161,9 @@ class CodecSolver(RunLoop, CompressionSolver):
         return {**super().more_metrics(), **({} if self.without_quantiser else usage(self.model))}
 
     def score(self, valid: dict[str, float]) -> float:
-        """The weighted sum of an epoch's validation losses."""
-        return sum(weight * valid[name] for name, weight in self.balancer.weights.items() if name in valid)
+        """The weighted sum of an epoch's validation losses, with the weights that the training ends with."""
+        weights = {**self.balancer.weights, **self.cfg.later.losses}
+        return sum(weight * valid[name] for name, weight in weights.items() if name in valid)
 
 
 def discriminator_loss(adversary: AdversarialLoss, made: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

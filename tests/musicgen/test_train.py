@@ -106,3 +106,14 @@ def test_a_mistake_is_one_line(forked, argument, expected):
 def test_the_command_itself_exits_with_2(train):
     done = train("optim.lrr=1")
     assert (done.returncode, done.stdout.strip()) == (2, "error: optim.lrr=1: unknown key; did you mean 'lr'?")
+
+
+def test_loss_weights_change_at_a_step(egs, forked, codec_overrides):
+    plain = [override for override in codec_overrides if not override.startswith("quantize_after")]
+    short = [*plain, "optim.epochs=1", "later.step=3"]
+    assert forked(*plain, "optim.epochs=1", "run=plain")[0] == [0]
+    assert forked(*short, "+later.losses.msspec=50", "run=later")[0] == [0]
+    one, two = ([row["msspec"] for row in runs.read_metrics(runs.folder() / run) if row["stage"] == "train"] for run in ("plain", "later"))
+    assert one[:4] == two[:4] and one[4:] != two[4:]  # the first update with the new weights shows in the step after it
+    codes, log = forked(*short, "+later.losses.mespec=50", "run=unknown")
+    assert codes == [2] and "later.losses.mespec: losses has no weight of that name; did you mean 'msspec'?" in log.splitlines()[-1]
