@@ -42,7 +42,8 @@ CODEC = [
     "rvq.decay=0.97",
     "losses.l1=0.1",
     "+losses.l2=1.0",
-    "losses.msspec=0.3",
+    "losses.msspec=0.02",
+    "+later.losses.msspec=10",
     "msspec.range_start=8",
     "dataset.batch_size=8",
     "dataset.segment_duration=0.5",
@@ -142,9 +143,10 @@ def main() -> None:
             files.write_json(folder / f"{kind}.json", notes)
         steps = max(POINTS, int(60 * arguments.minutes / len(songs) / notes["seconds_per_step"] / POINTS) * POINTS)
         schedule = [f"optim.epochs={POINTS}", f"optim.updates_per_epoch={steps // POINTS}", f"schedule.cosine.warmup={steps // 20}"]
+        phases = [f"quantize_after={steps // 4}", f"later.step={steps // 2}"]  # as in the mini profile
         run = f"real_{kind}_{number}"
         if song not in notes:
-            train([*data, *common, *schedule, f"quantize_after={steps // 4}", "logging.every=10"], run)
+            train([*data, *common, *schedule, *phases, "logging.every=10"], run)
             manifest = files.outputs_root() / "egs" / f"real_music_{number}" / "valid" / "data.jsonl"
             notes[song] = []
             for point in range(1, POINTS + 1):
