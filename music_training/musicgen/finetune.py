@@ -151,6 +151,7 @@ def begin(solver: MusicGenSolver) -> None:
         trained = [parameter for parameter in solver.model.parameters() if parameter.requires_grad]
         solver.optimizer = builders.get_optimizer(trained, cfg.optim)
         solver.lr_scheduler = builders.get_lr_scheduler(solver.optimizer, cfg.schedule, solver.total_updates)
+        solver.best_state.update("model", solver.model)  # its weights have other names now, under which a state is restored
 
 
 # Adapters

@@ -2,7 +2,7 @@
 
 import pytest
 
-from music_training import files
+from music_training import files, runs
 from music_training.errors import UserError
 from music_training.musicgen import audiocraft_compat, export, finetune, models, training
 
@@ -194,3 +194,24 @@ def test_a_language_model_trains_on_the_text_encoder_of_a_local_folder(egs, trai
     assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
     out = export.export("training/t5/ckpt/best", tmp_path / "out")  # without the text encoder's weights
     assert not any("t5" in name for name in torch.load(out / "state_dict.bin", weights_only=True)["best_state"])
+
+
+@pytest.mark.parametrize("kind", [pytest.param("all weights", marks=pytest.mark.long), "adapters"])
+def test_fine_tuning_killed_at_a_step_ends_the_same_and_lowers_the_loss(egs, forked, exported, kind):
+    asked = ["solver=musicgen", f"start_from={exported}", "dataset.segment_duration=1", "dataset.batch_size=2", "logging.every=1"]
+    asked += ["datasource.train=egs/tones/train", "datasource.valid=egs/tones/valid", "dataset.valid.num_samples=2"]
+    asked += ["optim.epochs=2", "optim.updates_per_epoch=6", "optim.lr=1e-3", "checkpoint.every_steps=4"]
+    asked += ["lora.rank=2", "optim.lr=0.02"] if kind == "adapters" else []
+    assert forked(*asked, "run=whole")[0] == [0]
+    assert forked(*asked, "run=killed", kill_at=7)[0] == [-9]
+    codes, log = forked(*asked, "run=killed")
+    assert codes == [0], log
+    folders = [runs.folder() / run / "ckpt" / "best" for run in ("whole", "killed")]
+    one, other = (files.digest(models.weights_file(folder)) for folder in folders)
+    assert one == other
+    losses = [row["ce"] for row in runs.read_metrics(runs.folder() / "whole") if row["stage"] == "valid"]
+    assert losses[-1] < losses[0]
+    assert forked(*asked, "run=two", ranks=2)[0] == [0, 0]
+    together = [row["ce"] for row in runs.read_metrics(runs.folder() / "two") if row["stage"] == "train"]
+    alone = [row["ce"] for row in runs.read_metrics(runs.folder() / "whole") if row["stage"] == "train"]
+    assert together == pytest.approx(alone, rel=1e-4)
