@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import files, runs
+from . import files, runs, stages
 from .errors import UserError
 
 LIST = ".stages/backup.json"
@@ -59,8 +59,7 @@ def plan(training_state: bool = False) -> Plan:
             found.incomplete.append(files.relative(stamp_path))
             continue
         wanted.add(stamp_path)
-        for path in [*made, *stamp.get("inputs", ())]:
-            path = files.absolute(path)
+        for path in [*map(files.absolute, made), *map(stages.input_path, stamp.get("inputs", ()))]:
             if path.is_relative_to(root):
                 wanted |= set(_below(path))
                 if "names" in (made.get(files.relative(path)) or ()):

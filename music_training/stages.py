@@ -3,8 +3,8 @@
 A stage is up to date only if its parameters, the fingerprints of its inputs and its listed outputs all match its
 stamp, ``outputs/.stages/<scope>/<name>-<hash of name, version and parameters>.json``. The stamp is written last. A
 stage that is killed remembers, beside the stamp, what it asked to remember (its unfinished run folder), and gets it
-back when it is started again with the same parameters and inputs. Paths in stamps are relative to the outputs root,
-so the folder can be moved.
+back when it is started again with the same parameters and inputs. Paths in stamps are relative to the outputs root or
+to the repository, so that either can be moved.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 from . import files
 from .errors import UserError
 
+IN_REPOSITORY = "repository:"  # before the path of an input that comes with the code
 LOCK_WAIT = 10.0  # seconds: a killed notebook's kernel takes up to 3 s to notice that it is alone
 
 
@@ -86,7 +87,7 @@ def run(
     with files.lock(stamp_path.with_suffix(".lock"), f"stage {name} ({scope})", wait=LOCK_WAIT):
         if not force and (done := _done(name, stamp_path, inputs)):  # another process made it while this one waited
             return done
-        known = {files.relative(path): files.fingerprint(path) for path in inputs}
+        known = {_name(path): files.fingerprint(path) for path in inputs}
         start = time.monotonic()
         draft_path = stamp_path.with_suffix(".unfinished.json")
         made = make(Draft(draft_path, known, force))
@@ -136,7 +137,13 @@ def outputs_match(stamp: Mapping[str, Any]) -> bool:
 
 def inputs_unchanged(stamp: Mapping[str, Any]) -> bool:
     """Whether every input that a stamp lists is still what it was."""
-    return all(files.matches(files.absolute(path), known) for path, known in stamp["inputs"].items())
+    return all(files.matches(input_path(name), known) for name, known in stamp["inputs"].items())
+
+
+def input_path(name: str) -> Path:
+    """Where an input lies that a stamp lists."""
+    inside = name.removeprefix(IN_REPOSITORY)
+    return files.absolute(name) if inside == name else files.REPOSITORY / inside
 
 
 def _done(name: str, stamp_path: Path, inputs: list[Path]) -> StageResult | None:
@@ -148,7 +155,14 @@ def _done(name: str, stamp_path: Path, inputs: list[Path]) -> StageResult | None
 
 
 def _inputs_match(stamp: Mapping[str, Any], inputs: list[Path]) -> bool:
-    return list(stamp["inputs"]) == [files.relative(path) for path in inputs] and inputs_unchanged(stamp)
+    return list(stamp["inputs"]) == [_name(path) for path in inputs] and inputs_unchanged(stamp)
+
+
+def _name(path: Path) -> str:
+    """A path of an input as stamps hold it."""
+    name = files.relative(path)
+    inside = Path(name).is_absolute() and Path(name).is_relative_to(files.REPOSITORY)
+    return f"{IN_REPOSITORY}{Path(name).relative_to(files.REPOSITORY).as_posix()}" if inside else name
 
 
 def _identity(known: Mapping[str, Any] | None) -> Any:

@@ -12,10 +12,16 @@ LFS_FROM = 1000  # bytes; the real hub goes by kind and by 10 MB
 
 
 class Hub:
-    """Repositories as lists of commits, large files by their SHA-256; ``delay`` (s) comes before each upload of one."""
+    """Repositories as lists of commits, large files by their SHA-256.
+
+    ``delay`` (s) comes before each upload. With ``full_at`` uploads no more are taken; who sends one has no answer until
+    ``emptied`` is set, and a refusal then.
+    """
 
     def __init__(self, token: str = "hf_SECRET"):
         self.token, self.delay, self.failing = token, 0.0, 0
+        self.full_at: int | None = None
+        self.emptied, self._taking = threading.Event(), threading.Lock()
         self.repositories: dict[str, list[dict[str, bytes]]] = {}  # the files after each commit
         self.private: dict[str, bool] = {}
         self.objects: dict[str, bytes] = {}
@@ -73,12 +79,7 @@ class Hub:
             self.repositories[name], self.private[name] = [{}], asked.get("visibility") == "private"
             return 200, {"url": f"{self.url}/{name}", "id": name}, {}
         if parts[0] == "upload":
-            time.sleep(self.delay)
-            if hashlib.sha256(request.body).hexdigest() != parts[1]:
-                return 400, {"error": "wrong content"}, {}
-            self.objects[parts[1]] = request.body
-            self.uploads.append(parts[1])
-            return 200, b"", {}
+            return self._take(parts[1], request.body)
         if path.endswith("/info/lfs/objects/batch"):
             return 200, {"transfer": "basic", "objects": [self._object(item) for item in json.loads(request.body)["objects"]]}, {}
         if parts[:2] == ["api", "models"]:
@@ -87,6 +88,19 @@ class Hub:
             return self._resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]), request)
         self.unknown.append(f"{request.command} {path}")
         return 404, {"error": "not found"}, {}
+
+    def _take(self, digest: str, content: bytes) -> tuple[int, object, dict[str, str]]:
+        time.sleep(self.delay)
+        if hashlib.sha256(content).hexdigest() != digest:
+            return 400, {"error": "wrong content"}, {}
+        with self._taking:
+            if taken := len(self.uploads) != self.full_at:
+                self.objects[digest] = content
+                self.uploads.append(digest)
+        if not taken:
+            self.emptied.wait()
+            return 503, {"error": "busy"}, {}
+        return 200, b"", {}
 
     def _object(self, item: dict) -> dict:
         actions = {} if item["oid"] in self.objects else {"actions": {"upload": {"href": f"{self.url}/upload/{item['oid']}"}}}

@@ -196,11 +196,12 @@ def test_a_killed_backup_leaves_the_one_before_and_goes_on(place, outputs, tmp_p
         write(f"training/mine/ckpt/epoch_3/{number}.safetensors", 2_000_000)
     if place[0] == "--hub":
         hub = request.getfixturevalue("hub")
-        hub.delay, sent = 0.4, len(hub.uploads)
+        hub.full_at = len(hub.uploads) + 1
         process = command("backup", *place, outputs=outputs)
-        kill_after(process, lambda: len(hub.uploads) > sent)
+        kill_after(process, lambda: len(hub.uploads) == hub.full_at)
         assert len(hub.repositories[REPOSITORY]) == 2  # no half commit
-        killed, hub.delay = set(hub.uploads), 0
+        killed, hub.full_at = set(hub.uploads), None
+        hub.emptied.set()
     else:
         process = command("backup", *place, outputs=outputs, **slow_rsync(tmp_path))
         kill_after(process, lambda: list((tmp_path / "there").rglob(".~tmp~/*")))
@@ -209,7 +210,7 @@ def test_a_killed_backup_leaves_the_one_before_and_goes_on(place, outputs, tmp_p
     assert contents(back)["samples/index.html"] == before["samples/index.html"]
     run("backup", *place, outputs=outputs)
     if place[0] == "--hub":
-        assert len(hub.uploads) == len(set(hub.uploads)) and killed <= set(hub.uploads)  # nothing was sent twice
+        assert len(hub.uploads) == len(set(hub.uploads)) and killed < set(hub.uploads)  # nothing was sent twice, and some was left to send
     run("restore", "--overwrite", *place, outputs=back)
     assert contents(back).items() - {(backup.LIST, (back / backup.LIST).read_bytes())} <= contents(outputs).items()
     assert "training/mine/ckpt/epoch_3/2.safetensors" in contents(back)

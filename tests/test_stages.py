@@ -91,6 +91,27 @@ def test_outputs_can_be_moved_and_their_times_may_change(maker, outputs, monkeyp
     assert maker.run().skipped and maker.calls == 1
 
 
+def test_the_repository_can_be_another_one(tmp_path, outputs, monkeypatch):
+    """As on a new pod: an input that comes with the code lies elsewhere, with other times."""
+    here, there, elsewhere = tmp_path / "here", tmp_path / "there", tmp_path / "person.yaml"
+    for checkout in (here, there):
+        files.write_text(checkout / "model_config" / "prompts.yaml", "- name: a")
+    files.write_text(elsewhere, "- name: b")
+    os.utime(there / "model_config" / "prompts.yaml", (1, 1))
+
+    def run(checkout):
+        monkeypatch.setattr(files, "REPOSITORY", checkout)
+        inputs = [checkout / "model_config" / "prompts.yaml", elsewhere]
+        return stages.run("sample", lambda _: stages.Made([files.write_text(outputs / "a", "")]), scope=SCOPE, params={}, inputs=inputs)
+
+    assert not run(here).skipped
+    assert run(there).skipped
+    shutil.rmtree(here)
+    assert run(there).skipped and stages.inputs_unchanged(files.read_json(stages.stamp_file("sample", SCOPE, {})))
+    files.write_text(there / "model_config" / "prompts.yaml", "- name: c")
+    assert not run(there).skipped
+
+
 def test_the_order_of_parameters_does_not_matter(maker):
     maker.run(params={"a": 1, "b": 2})
     assert maker.run(params={"b": 2, "a": 1}).skipped
