@@ -15,12 +15,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 
 from pydantic import Field
 
-from . import config, files, heartbeat, parallel, prices
+from . import config, files, heartbeat, parallel, prices, signals
 from .errors import INTERRUPTED, UserError, run_command
 
 POD_TOOL = files.REPOSITORY / "runpod_ssh_sync.py"
@@ -85,7 +84,7 @@ class Attempts:
     def run(self) -> int:
         """Try until it is done, hopeless, too dear or asked to stop; returns the exit code."""
         failures = 0
-        with self._noticing_signals():
+        with signals.handled(self._notice, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             while True:
                 if self.budget.reason():
                     return self._over()
@@ -153,17 +152,8 @@ class Attempts:
             time.sleep(min(left, LOOK_EVERY))
             self.budget.tick()
 
-    @contextlib.contextmanager
-    def _noticing_signals(self) -> Iterator[None]:
-        def notice(number: int, _: object) -> None:
-            self.asked = number
-
-        before = {number: signal.signal(number, notice) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _notice(self, number: int) -> None:
+        self.asked = number
 
 
 class Budget:

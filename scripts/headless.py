@@ -66,6 +66,7 @@ def execute(source: Path, executed: Path, parameters: dict[str, Any], environmen
                     stdout_file=Output(stream, show=True),
                     stderr_file=Output(stream, show=False),
                     kernel_manager_class=Kernel,
+                    start_timeout=300,  # s; on a busy machine or a slow volume a kernel takes more than the usual minute
                     shutdown_kernel="immediate",
                     coalesce_streams=True,
                 )

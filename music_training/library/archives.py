@@ -320,13 +320,11 @@ def _zip(opened: zipfile.ZipFile, archive: Path, tail: Path) -> _Opened:
     return _Opened(zip_entries(opened), read, size, opened.start_dir, True, cut)
 
 
-class _Whole(io.RawIOBase):
-    """A zip whose end was cut off, read as if it were whole: the front of the archive, a hole, and the kept directory."""
+class ReadOnly(io.RawIOBase):
+    """A seekable stream of ``size`` bytes; who derives from it reads at ``position`` in ``readinto`` and moves it on."""
 
-    def __init__(self, stream: BinaryIO, tail: Path):
-        kept = tail.read_bytes()
-        self._stream, self._start, self._tail = stream, int.from_bytes(kept[:8], "big"), kept[8:]
-        self._position = 0
+    size = 0
+    position = 0
 
     def readable(self) -> bool:
         return True
@@ -335,20 +333,28 @@ class _Whole(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._position
+        return self.position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._start + len(self._tail)}[whence]
-        self._position = base + offset
-        return self._position
+        self.position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence])
+        return self.position
+
+
+class _Whole(ReadOnly):
+    """A zip whose end was cut off, read as if it were whole: the front of the archive, a hole, and the kept directory."""
+
+    def __init__(self, stream: BinaryIO, tail: Path):
+        kept = tail.read_bytes()
+        self._stream, self._start, self._tail = stream, int.from_bytes(kept[:8], "big"), kept[8:]
+        self.size = self._start + len(self._tail)
 
     def readinto(self, buffer) -> int:
-        if self._position >= self._start:
-            first = self._position - self._start
+        if self.position >= self._start:
+            first = self.position - self._start
             piece = self._tail[first : first + len(buffer)]
         else:
-            self._stream.seek(self._position)
-            piece = self._stream.read(min(len(buffer), self._start - self._position))
+            self._stream.seek(self.position)
+            piece = self._stream.read(min(len(buffer), self._start - self.position))
         buffer[: len(piece)] = piece
-        self._position += len(piece)
+        self.position += len(piece)
         return len(piece)

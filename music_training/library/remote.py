@@ -6,7 +6,6 @@ come from one version of the file. A server without ranges raises :class:`NoRang
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import threading
@@ -28,12 +27,12 @@ class NoRanges(UserError):
     """The server sends whole files only."""
 
 
-class RemoteFile(io.RawIOBase):
+class RemoteFile(archives.ReadOnly):
     """A file at ``url`` as a seekable stream; ``tail`` (offset, bytes) saves reading the zip directory again."""
 
     def __init__(self, url: str, policy: downloads.Policy | None = None, like: RemoteFile | None = None):
         self.url, self.policy = url, policy or downloads.Policy()
-        self._position, self._spans = 0, list(like._spans) if like else []
+        self._spans = list(like._spans) if like else []
         self._validator, self.size = (like._validator, like.size) if like else (None, 0)
         self.received = 0
         if like is None:
@@ -54,27 +53,14 @@ class RemoteFile(io.RawIOBase):
             else:
                 self._spans.append((start, content))
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence])
-        return self._position
-
     def readinto(self, buffer) -> int:
-        wanted = min(len(buffer), self.size - self._position)
+        wanted = min(len(buffer), self.size - self.position)
         if wanted <= 0:
             return 0
-        start, content = self._span(self._position, wanted)
-        piece = content[self._position - start : self._position - start + wanted]
+        start, content = self._span(self.position, wanted)
+        piece = content[self.position - start : self.position - start + wanted]
         buffer[: len(piece)] = piece
-        self._position += len(piece)
+        self.position += len(piece)
         return len(piece)
 
     def _span(self, position: int, wanted: int) -> tuple[int, bytes]:

@@ -12,7 +12,6 @@ import math
 import random
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ from audiocraft.utils.utils import get_dataset_from_loader
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from .. import files, guard, heartbeat, runs
+from .. import files, guard, heartbeat, runs, signals
 from ..errors import Interrupted, UserError
 from . import checkpoints
 from .batches import numbered_loader, seed_of
@@ -165,7 +164,7 @@ class RunLoop:
             if flashy.distrib.is_rank_zero():
                 self._rows = runs.Metrics(self.folder, keep_through=self.step, keep_rows=self.place.rows)
                 stack.callback(lambda: self._rows.close())
-            stack.enter_context(self._noticing_sigterm())
+            stack.enter_context(signals.handled(self._ask_to_stop, signal.SIGTERM))
             if self.guard and not self.step:
                 self.save()  # a rewind needs somewhere to go
             for _ in range(self.epoch, self.cfg.optim.epochs + 1):
@@ -448,20 +447,8 @@ class RunLoop:
         """How bad an epoch is, from its validation metrics."""
         return valid[self.best_metric_name]
 
-    @contextlib.contextmanager
-    def _noticing_sigterm(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def notice(*_: object) -> None:
-            self._asked_to_stop = True
-
-        before = signal.signal(signal.SIGTERM, notice)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    def _ask_to_stop(self, _: int) -> None:
+        self._asked_to_stop = True
 
 
 class EachByItself(nn.Module):

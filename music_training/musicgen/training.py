@@ -7,21 +7,18 @@ run folder, so that a killed notebook continues in it. Nothing here imports torc
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from .. import files, parallel, runs, stages
+from .. import files, parallel, runs, signals, stages
 from ..config import Settings
 from ..errors import INTERRUPTED, UserError
 from ..live import Live, page_of
@@ -237,7 +234,7 @@ def _train(draft: stages.Draft, system: str, settings: TrainSettings, overrides:
             preexec_fn=functools.partial(parallel.die_with_parent, os.getpid()),
         )
         try:
-            with _passing_on_sigterm(process):
+            with signals.handled(lambda _: process.terminate(), signal.SIGTERM):  # it writes its checkpoint and ends
                 _follow(process, run, settings.epochs * settings.updates_per_epoch, price)
         finally:
             if process.poll() is None:  # this process is being interrupted
@@ -251,19 +248,6 @@ def _checks(settings: TrainSettings) -> dict[str, str]:
     if getattr(settings, "check_every", None) is None:
         return {}
     return {"CODEC_CHECK_EVERY": str(settings.check_every), "CODEC_CHECK_SAMPLES": str(settings.check_samples)}
-
-
-@contextlib.contextmanager
-def _passing_on_sigterm(process: subprocess.Popen) -> Iterator[None]:
-    """A SIGTERM to this process is one to the training, which writes its checkpoint and ends."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _follow(process: subprocess.Popen, run: Path, steps: int, price: str | float | None) -> None:

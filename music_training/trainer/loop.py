@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
-import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import numpy
 import torch
 from accelerate.utils import send_to_device
 
-from .. import heartbeat, runs
+from .. import heartbeat, runs, signals
 from ..errors import Interrupted
 from . import callbacks as hooks
 from . import checkpoints, optimizers
@@ -105,7 +104,8 @@ class Trainer:
     def fit(self, resume: bool = False) -> Outcome:
         """Train to the end, or with ``resume`` on from the run's newest checkpoint, and return how it went.
 
-        On SIGTERM the update in progress is finished, a checkpoint written and :class:`Interrupted` raised (exit code 75).
+        On SIGTERM the update in progress is finished, a checkpoint written and :class:`Interrupted` raised (exit code 75);
+        after the last update the training comes to its end instead.
         """
         checkpoint = checkpoints.newest(self.folder) if resume else None
         self._plan = self.batches.plan(0)
@@ -115,7 +115,7 @@ class Trainer:
             return self._outcome()
         status = "interrupted"
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._noticing_sigterm())
+            stack.enter_context(signals.handled(self._ask_to_stop, signal.SIGTERM))
             self._rows = stack.enter_context(Trackers(self.run, self.settings.logging, self.step, self.is_main))
             self._call("on_train_start")
             stack.callback(self._call, "on_train_end")
@@ -155,7 +155,7 @@ class Trainer:
             due = settings.checkpoint.interval and self.step % settings.checkpoint.interval == 0
             if (due or self._new_best) and not self.reason:
                 self._save()
-            if same_everywhere(self._asked_to_stop):
+            if not self.reason and same_everywhere(self._asked_to_stop):
                 self._save()
                 raise Interrupted(f"stopped by SIGTERM after step {self.step}; resume {self.run.name} to go on")
             if self.reason:
@@ -316,20 +316,8 @@ class Trainer:
     def _outcome(self) -> Outcome:
         return Outcome(self.run, self.step, self.best.value, dict(self.metrics), self.reason)
 
-    @contextlib.contextmanager
-    def _noticing_sigterm(self):
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def notice(*_: object) -> None:
-            self._asked_to_stop = True
-
-        before = signal.signal(signal.SIGTERM, notice)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    def _ask_to_stop(self, _: int) -> None:
+        self._asked_to_stop = True
 
 
 def _asked_for(settings: Training, label: str) -> list[hooks.Callback]:

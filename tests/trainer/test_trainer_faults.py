@@ -71,6 +71,16 @@ def test_sigterm_writes_a_checkpoint_and_exits_with_75():
     same("undisturbed", "stopped")
 
 
+@pytest.mark.parametrize(("last", "limit"), [(18, ()), (10, ("training.max_steps=10",))], ids=["epochs", "steps"])
+def test_sigterm_at_the_last_update_loses_no_validation(last, limit):
+    toy("whole", *limit)
+    if toy("stopped", *limit, check=False, TOY_TERM_AT=last).returncode == INTERRUPTED:
+        toy("stopped", *limit)
+    same("whole", "stopped")
+    assert runs.read_metadata(runs.find("stopped"))["status"] == "finished"
+    assert (runs.find("stopped") / "ckpt" / "best" / "model.safetensors").is_file()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["TOY_DIE_AT", "TOY_TERM_AT"])
 def test_a_supervised_training_ends_as_an_undisturbed_one(how):
