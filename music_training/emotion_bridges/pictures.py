@@ -74,7 +74,7 @@ def curves(*names: Path):
 
 
 def cloud_table(found: dict):
-    """The scores of Spectocloud beside floor and mean cloud."""
+    """The scores of Spectocloud beside their baselines."""
     import pandas
 
     table = pandas.DataFrame(found["clouds"]).T

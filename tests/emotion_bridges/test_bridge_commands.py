@@ -1,5 +1,7 @@
 """Configurations in the seed's words, the commands, the runner script, export and budget."""
 
+import json
+import os
 import subprocess
 import sys
 
@@ -89,6 +91,42 @@ def test_the_runner_script(tmp_path):
     assert run("--nonsense").returncode == 2 and "go together" in run("--audio-root", str(tmp_path)).stderr
 
 
+def test_the_runner_in_a_container(tmp_path):
+    """A stand-in for docker notes how it was called: the mounts, and the same command inside without what is for outside."""
+    calls, data = tmp_path / "calls.jsonl", tmp_path / "some data"
+    data.mkdir()
+    program = files.write_text(
+        tmp_path / "bin" / "docker",
+        f"#!{sys.executable}\nimport json, sys\nopen({str(calls)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n",
+    )
+    program.chmod(0o755)
+    script = files.REPOSITORY / "scripts" / "train_cuda_v2.sh"
+
+    def run(*words, **environment):
+        calls.unlink(missing_ok=True)
+        known = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", **environment}
+        ended = subprocess.run(["bash", str(script), *words], capture_output=True, text=True, cwd=tmp_path, env=known)
+        return ended, [json.loads(line) for line in calls.read_text().splitlines()] if calls.is_file() else []
+
+    words = ["--audio-root", "/data/audio", "--midi-root", "/data/my midi", "--gpus", "2", "--skip-export", "training.epochs=3"]
+    ended, (build, started) = run("--data-mount", str(data), *words)
+    assert ended.returncode == 0, ended.stderr
+    assert build == ["build", "-f", "deployment/docker/Dockerfile.cuda", "-t", "music-training:v2", "."]
+    assert started[:2] == ["run", "--rm"] and started[started.index("--gpus") + 1] == "all"
+    mounts = [value for option, value in zip(started, started[1:], strict=False) if option == "-v"]
+    assert mounts == [f"{files.REPOSITORY}:/workspace", f"{data}:/data"]
+    assert started[started.index("-w") :] == ["-w", "/workspace", "music-training:v2", "bash", "scripts/train_cuda_v2.sh", *words]
+    assert started[started.index("--user") + 1] == f"{os.getuid()}:{os.getgid()}"
+
+    ended, (_, started) = run("--docker")
+    assert "/data" not in " ".join(started) and started[-2:] == ["bash", "scripts/train_cuda_v2.sh"]
+    for wrong, line in ((["--data-mount", str(tmp_path / "none")], "no such folder"), (["--data-mount"], "wants a value")):
+        ended, called = run(*wrong)
+        assert ended.returncode == 2 and line in ended.stderr and not called
+    ended, called = run("--docker", DOCKERFILE="none")
+    assert ended.returncode == 2 and "no such file" in ended.stderr and not called
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["spectocloud", "midi_generator"])
 def test_exports_agree_with_pytorch(kind, midi_settings, cloud_settings, tmp_path):
@@ -113,17 +151,3 @@ def test_the_budget_is_steps_times_price(midi_settings):
     assert "64 examples / 4 an update x 10 epochs = 160 updates" in said
     assert hours == pytest.approx(160 / rate / 3600, abs=0.01)
     assert numpy.isfinite(rate)
-
-
-@pytest.mark.long
-def test_two_processes_train_as_one(tmp_path, midi_settings):
-    config.save(midi_settings, tmp_path / "c.yaml")
-    words = ["-m", "music_training.emotion_bridges", "train_midi_generator", "--config", str(tmp_path / "c.yaml"), "--run-name", "two"]
-    ended = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", *words],
-        capture_output=True,
-        text=True,
-        cwd=files.REPOSITORY,
-    )
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    assert "two: 6 steps" in ended.stdout

@@ -5,36 +5,22 @@ import re
 
 import numpy
 import pytest
-import soundfile
 import torch
 from scipy.spatial import cKDTree
+from tones import tone, write_manifests
 
 from music_training import files
-from music_training.emotion_bridges import manifests, train
-from music_training.emotion_bridges.manifests import Entry
+from music_training.emotion_bridges import emotions, manifests, train
 from music_training.emotion_bridges.spectocloud import chamfer, clouds, evaluation, mel, targets, viewer
 from music_training.emotion_bridges.spectocloud.data import Clips
-from music_training.emotion_bridges.spectocloud.model import Spectocloud
+from music_training.emotion_bridges.spectocloud.model import Colour, Spectocloud
 from music_training.errors import UserError
-
-
-def tone(frequency, seconds=3.0, rate=mel.SAMPLE_RATE, begin=0.0):
-    time = numpy.arange(int(seconds * rate)) / rate
-    return (0.5 * numpy.sin(2 * numpy.pi * frequency * time) * (time >= begin)).astype(numpy.float32)
 
 
 @pytest.fixture
 def library(tmp_path):
     """Manifests of four files of tones."""
-    rows = []
-    for number, frequency in enumerate((220, 440, 880, 1760)):
-        path = tmp_path / "sounds" / f"{number}.wav"
-        path.parent.mkdir(exist_ok=True)
-        soundfile.write(path, tone(frequency, begin=0.5 * number), mel.SAMPLE_RATE)
-        rows.append(Entry([0.8 - 0.5 * number, 0.3, 0.5], audio_path=files.relative(path), id=str(number)))
-    manifests.write(tmp_path / "train.jsonl", rows[:3])
-    manifests.write(tmp_path / "val.jsonl", rows[3:])
-    return {"train_manifest": str(tmp_path / "train.jsonl"), "val_manifest": str(tmp_path / "val.jsonl")}
+    return write_manifests(tmp_path)
 
 
 def with_data(settings, library):
@@ -112,6 +98,32 @@ def test_colours_are_compared_along_the_match_not_by_order():
     assert float(chamfer.colour_error(tint[:, order], tint, match)) == 0.0
 
 
+def test_colours_within_a_cloud_are_learned():
+    torch.manual_seed(0)
+    rng = numpy.random.default_rng(0)
+    head = Colour()
+    optimizer = torch.optim.AdamW(head.parameters(), lr=0.01)
+
+    def batch(count):
+        felt = numpy.c_[rng.uniform(-1, 1, (count, 2)), rng.random(count)]
+        points = rng.uniform(-1, 1, (count, 200, 3)).astype(numpy.float32)
+        tints = numpy.stack([targets.colours(cloud, one) for cloud, one in zip(points, felt, strict=True)])
+        return torch.from_numpy(points), torch.from_numpy(numpy.stack([emotions.padded(one) for one in felt])), torch.from_numpy(tints)
+
+    for step in range(240):
+        optimizer.param_groups[0]["lr"] = 0.01 * (1 - step / 240)
+        points, felt, tints = batch(4)
+        loss = (head(points, felt) - tints).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    points, felt, tints = batch(100)
+    with torch.no_grad():
+        error = (head(points, felt) - tints).square().mean()
+        assert head(points[:1], torch.zeros(1, 64)).isfinite().all()
+    assert error < 0.35 * tints.var(1, correction=0).mean()  # against the best single colour of each cloud
+
+
 def test_the_model_takes_any_length_and_minds_the_emotion(cloud_settings):
     model = Spectocloud(cloud_settings).eval()
     for layer in model.layers:
@@ -137,7 +149,7 @@ def test_training_beats_the_start_and_the_evaluation_has_its_baselines(cloud_set
     untrained = evaluation.evaluate(before.model, before.held_clips, baseline)
     outcome = train.train(settings, run_name="c")
     found = train.evaluate(outcome.run)["clouds"]
-    assert set(found) == {"model", "floor", "mean cloud"}
+    assert set(found) == {"model", "one colour", "floor", "mean cloud"}
     assert found["model"]["chamfer"] < untrained["model"]["chamfer"]
     assert found["floor"]["chamfer"] < found["mean cloud"]["chamfer"] and found["floor"]["color_error"] < 1e-3
 

@@ -1,5 +1,6 @@
 """Every training of profile tiny is killed once on its way; the supervised pipeline ends with the weights of an undisturbed one."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ import time
 import pytest
 from whole_runs import pipeline
 
-from music_training import files, heartbeat
+from music_training import files, heartbeat, runs
 
 WEIGHTS = {"codec": "best", "musicgen": "best", "cnn": "last"}  # the last: EDM structure on the shared trainer
 
@@ -26,7 +27,7 @@ def weights(outputs) -> dict[str, str]:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
 def test_killed_trainings_end_with_the_same_weights(spine, outputs, number):
     outputs.mkdir()
@@ -35,14 +36,16 @@ def test_killed_trainings_end_with_the_same_weights(spine, outputs, number):
     killed = {}
 
     def kill() -> None:
-        """Each training in its turn, once it is some updates on its way."""
+        """Each training in its turn, as soon as it has logged an update; it is held meanwhile, however busy the machine is."""
         for system in WEIGHTS:
-            while not (run := run_of(outputs, system)) or not (sign := files.read_json(run / heartbeat.NAME)):
-                time.sleep(0.02)
-            time.sleep(0.5)
-            if (run / heartbeat.NAME).exists():  # else it is done already
-                os.kill(sign["process"], number)
-                killed[system] = sign["step"]
+            while not (run := run_of(outputs, system)) or not (sign := files.read_json(run / heartbeat.NAME)) or not runs.read_metrics(run):
+                time.sleep(0.01)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(sign["process"], signal.SIGSTOP)
+                if (run / heartbeat.NAME).exists():  # else it is done already
+                    os.kill(sign["process"], number)
+                    killed[system] = runs.read_metrics(run)[-1]["step"]
+                os.kill(sign["process"], signal.SIGCONT)
 
     threading.Thread(target=kill, daemon=True).start()
     ended = pipeline(outputs, "--to", "06", "--retry", "3")

@@ -8,24 +8,21 @@ from pathlib import Path
 
 from music_training import files
 
-RUNNER = files.REPOSITORY / "scripts" / "run_notebooks.py"
+
+def environment(outputs: Path, repository: Path = files.REPOSITORY) -> dict[str, str]:
+    return {**os.environ, "MUSIC_OUTPUTS": str(outputs), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
 
 
-def environment(outputs: Path) -> dict[str, str]:
-    return {**os.environ, "MUSIC_OUTPUTS": str(outputs), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(files.REPOSITORY)}
+def start(outputs: Path, *arguments: str, profile: str = "tiny", repository: Path = files.REPOSITORY) -> subprocess.Popen:
+    """Start the pipeline of a checkout in a process group of its own."""
+    command = [sys.executable, str(repository / "scripts" / "run_notebooks.py"), "--profile", profile, *arguments]
+    known = environment(outputs, repository)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=known, start_new_session=True)
 
 
-def start(outputs: Path, *arguments: str, profile: str = "tiny") -> subprocess.Popen:
-    """Start the pipeline in a process group of its own."""
-    command = [sys.executable, str(RUNNER), "--profile", profile, *arguments]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(outputs), start_new_session=True
-    )
-
-
-def pipeline(outputs: Path, *arguments: str, profile: str = "tiny") -> subprocess.CompletedProcess:
+def pipeline(outputs: Path, *arguments: str, **how) -> subprocess.CompletedProcess:
     """Run the pipeline to its end."""
-    process = start(outputs, *arguments, profile=profile)
+    process = start(outputs, *arguments, **how)
     output, errors = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 

@@ -1,7 +1,8 @@
 """How good the clouds of held-out clips are, with what they compare with: the floor and the mean cloud.
 
 The floor is the distance of two draws of one target. The mean cloud is the best answer that ignores the audio: a draw
-from the mean density of the training clips, each cell at its mean level, in their mean colours.
+from the mean density of the training clips, each cell at its mean level, in their mean colours. ``one colour`` is the
+model's cloud in the mean colour of the clip's truth: the best that colours could be without changing within a cloud.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ def mean_cloud(clips: Sequence[Clip]) -> tuple[numpy.ndarray, numpy.ndarray]:
 
 @torch.no_grad()
 def evaluate(model: torch.nn.Module, clips: Sequence[Clip], baseline: tuple[numpy.ndarray, numpy.ndarray]) -> dict[str, dict[str, float]]:
-    """Chamfer distance, F-score and colour error of model, floor and mean cloud against the clips' clouds, means over clips."""
+    """Chamfer distance, F-score and colour error of model and baselines against the clips' clouds, means over clips."""
     model.eval()
-    rows: dict[str, list[list[float]]] = {"model": [], "floor": [], "mean cloud": []}
+    rows: dict[str, list[list[float]]] = {"model": [], "one colour": [], "floor": [], "mean cloud": []}
     for clip in clips:
         mel, emotion, cloud, tint = tensors([clip])
         again = targets.target(clip.mel, clip.emotion, len(clip.cloud), targets.content_seed(clip.mel) + 1)
-        answers = {"model": model(mel, emotion), "floor": again, "mean cloud": baseline}
+        placed, coloured = model(mel, emotion)
+        plain = placed, tint.mean(1, keepdim=True).expand_as(placed)
+        answers = {"model": (placed, coloured), "one colour": plain, "floor": again, "mean cloud": baseline}
         for name, (made, colour) in answers.items():
             made, colour = (torch.as_tensor(part).reshape(1, -1, 3) for part in (made, colour))
             match = chamfer.nearest(made, cloud)

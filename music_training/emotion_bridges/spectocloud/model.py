@@ -37,6 +37,38 @@ class Layer(nn.Module):
         return hidden + self.out(functional.gelu(self.conv(hidden) * (1 + scale) + shift))
 
 
+class Colour(nn.Module):
+    """The colours of points ``[B, N, 3]`` under emotions ``[B, 64]``: what a place means is scaled and shifted by the emotion.
+
+    The emotion comes with the cosines and sines of its angle on the circumplex, once, twice and three times turned: hues
+    follow that angle, and there is no telling it from valence and arousal by a few layers in a few hundred updates.
+    """
+
+    TURNS = 3
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.emotion = nn.Sequential(
+            nn.Linear(SIZE + 2 * self.TURNS, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 2 * width)
+        )
+        self.point = nn.Linear(3, width)
+        self.out = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3))
+
+    def forward(self, cloud: Tensor, emotion: Tensor) -> Tensor:
+        scale, shift = self.emotion(torch.cat([emotion, *self.turns(emotion)], 1)).unsqueeze(1).chunk(2, 2)
+        return torch.sigmoid(self.out(self.point(cloud) * (1 + scale) + shift))
+
+    def turns(self, emotion: Tensor) -> list[Tensor]:
+        """``[cos k a, sin k a]`` of the angle ``a`` of valence and arousal, k from 1 on; zeros where there is none."""
+        once = emotion[:, :2] / emotion[:, :2].square().sum(1, keepdim=True).clamp(min=1e-6).sqrt()
+        cosine, sine = once.unbind(1)
+        found = [once]
+        for _ in range(self.TURNS - 1):
+            before, after = found[-1].unbind(1)
+            found.append(torch.stack([before * cosine - after * sine, before * sine + after * cosine], 1))
+        return found
+
+
 class Spectocloud(nn.Module):
     """A convolutional encoder over time, and a decoder that gives each stretch of equal energy its share of the points.
 
@@ -55,7 +87,7 @@ class Spectocloud(nn.Module):
         self.layers = nn.ModuleList(Layer(width, 2 ** (number % 4)) for number in range(settings.layers))
         self.decode = nn.Sequential(nn.Linear(width + 3 * front.BANDS, 256), nn.GELU(), nn.Linear(256, 256), nn.GELU())
         self.position = nn.Linear(256, 3 * PER_SLOT)
-        self.colour = nn.Sequential(nn.Linear(width + 3, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 3))
+        self.colour = Colour()
         with torch.no_grad():  # at the start: spread over the frequencies, and where the slot is
             self.position.weight.mul_(0.3)
             spread = torch.zeros(PER_SLOT, 3)
@@ -75,8 +107,7 @@ class Spectocloud(nn.Module):
         offset, frequency, energy = self.position(local).unflatten(2, (PER_SLOT, 3)).unbind(3)
         time = (2 * centre - 1).unsqueeze(2) + 0.1 * torch.tanh(offset)
         cloud = torch.stack([time.clamp(-1, 1), torch.tanh(frequency), torch.tanh(energy)], 3).flatten(1, 2)
-        tint = torch.cat([cloud, condition.unsqueeze(1).expand(-1, cloud.shape[1], -1)], 2)
-        return cloud, torch.sigmoid(self.colour(tint))
+        return cloud, self.colour(cloud.detach(), emotion)  # no point moves for its colour's sake
 
     @staticmethod
     def levels(mel: Tensor) -> Tensor:
