@@ -7,6 +7,8 @@ Every ONNX file is run by onnxruntime on several batches and lengths and compare
 from __future__ import annotations
 
 import importlib.util
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,7 +49,7 @@ def export_all(chosen: Mapping[str, str | Path], out_dir: Path | None = None) ->
         model, settings = load(run, name)
         for path, difference in to_onnx(model, settings, target).items():
             lines.append(f"{path}: largest difference from PyTorch {difference:.2g}")
-        lines.append(_core_ml(model, settings, target))
+        lines.append(to_core_ml(model, settings, target))
     files.write_text(target / "README.md", readme(chosen))
     return lines
 
@@ -155,19 +157,34 @@ def _emotion(batch: int, rng: numpy.random.Generator) -> Tensor:
     return torch.from_numpy(rng.uniform(-1, 1, (batch, emotions.SIZE)).astype(numpy.float32))
 
 
-def _core_ml(model: nn.Module, settings, folder: Path) -> str:
-    """Write ``<model>.mlpackage`` of the fixed size, where coremltools is installed; it runs on macOS only, so it is not compared."""
+def to_core_ml(model: nn.Module, settings: SpectocloudSettings | MidiSettings, folder: Path) -> str:
+    """Write ``<model>.mlpackage`` of the fixed size where coremltools is installed; returns a line that says so, or why not.
+
+    Such a package runs on macOS only, so it is not compared with PyTorch here.
+    """
     path = folder / f"{settings.model}.mlpackage"
     if importlib.util.find_spec("coremltools") is None:
         return f"{path.name}: not written, coremltools is not installed"
     import coremltools
 
     if settings.model == "spectocloud":
-        plain, fixed = model, _cloud_inputs(1, round(settings.seconds * front.FRAME_RATE))
+        plain, fixed, outputs = model, _cloud_inputs(1, round(settings.seconds * front.FRAME_RATE)), NAMES[settings.model][1]
     else:
-        plain, fixed = _Plain(model), _midi_inputs(model, 1, 0, settings.context)[:3]
+        plain, fixed, outputs = _Plain(model), _midi_inputs(model, 1, 0, settings.context)[:3], NAMES[settings.model][1][:1]
     program = torch.export.export(plain.eval(), fixed).run_decompositions({})
-    coremltools.convert(program, minimum_deployment_target=coremltools.target.iOS16).save(str(path))
+    try:
+        package = coremltools.convert(
+            program,
+            outputs=[coremltools.TensorType(name=name) for name in outputs],
+            minimum_deployment_target=coremltools.target.iOS16,
+            compute_precision=coremltools.precision.FLOAT32,  # sums of small powers do not survive float16
+        )
+    except (NotImplementedError, ValueError, RuntimeError, KeyError) as error:
+        versions = f"coremltools {coremltools.__version__} with torch {torch.__version__}"
+        return f"{path.name}: not written, {versions} cannot convert it ({str(error).splitlines()[0]})"
+    with tempfile.TemporaryDirectory(dir=folder) as place, files.atomic(path) as temporary:
+        package.save(str(Path(place) / path.name))  # it insists on the suffix
+        os.rename(Path(place) / path.name, temporary)
     return f"{path}: written, not run"
 
 

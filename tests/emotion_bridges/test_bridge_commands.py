@@ -137,10 +137,27 @@ def test_exports_agree_with_pytorch(kind, midi_settings, cloud_settings, tmp_pat
     assert set(found) == {tmp_path / f"{kind}.onnx", tmp_path / f"{kind}_fixed.onnx"}
     assert max(found.values()) <= export.TOLERANCE
     with torch.no_grad():
-        next(model.parameters()).add_(1.0)
+        for parameter in model.parameters():
+            parameter.add_(0.1)
     trial = export._cloud_inputs(1, 50) if kind == "spectocloud" else export._midi_inputs(model, 1, 0, 7)
     with pytest.raises(UserError, match="differs from PyTorch"):
         export.parity(tmp_path / f"{kind}.onnx", model, [trial], export.NAMES[kind][0])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["spectocloud", "midi_generator"])
+def test_core_ml_where_its_tools_are(kind, midi_settings, cloud_settings, tmp_path, monkeypatch):
+    settings = cloud_settings if kind == "spectocloud" else midi_settings
+    model = (Spectocloud if kind == "spectocloud" else MidiTransformer)(settings).eval()
+    coremltools = pytest.importorskip("coremltools", reason="coremltools is not installed")
+    assert export.to_core_ml(model, settings, tmp_path) == f"{tmp_path / kind}.mlpackage: written, not run"
+    described = coremltools.models.MLModel(str(tmp_path / f"{kind}.mlpackage"), skip_model_load=True).get_spec().description
+    inputs, outputs = export.NAMES[kind]
+    assert [one.name for one in described.input] == (inputs if kind == "spectocloud" else inputs[:3])
+    assert [one.name for one in described.output] == (outputs if kind == "spectocloud" else outputs[:1])
+    assert [path.name for path in tmp_path.iterdir()] == [f"{kind}.mlpackage"]
+    monkeypatch.setattr(coremltools, "convert", lambda *_, **__: (_ for _ in ()).throw(NotImplementedError("no such\nnode")))
+    assert "cannot convert it (no such)" in export.to_core_ml(model, settings, tmp_path / "other")
 
 
 @pytest.mark.long

@@ -153,13 +153,14 @@ class MidiTransformer(nn.Module):
         """After each token how often each pitch sounds ``[B, T, 128]`` and the ticks since the bar began ``[B, T]``, as floats."""
         pitches = torch.arange(PITCHES, device=tokens.device)
         struck = (tokens.unsqueeze(2) == pitches).float() - (tokens.unsqueeze(2) == pitches + NOTE_OFF).float()
-        moved = torch.where((tokens >= SHIFT) & (tokens < VELOCITY), tokens - SHIFT + 1, 0).float()
+        # logical_and and products in place of "&" and where with a number, which Core ML's converter does not know
+        moved = (tokens - SHIFT + 1).float() * torch.logical_and(tokens >= SHIFT, tokens < VELOCITY).float()
         counts, total = struck.cumsum(1), moved.cumsum(1)
         if state is not None:
             counts, total = counts + state[:, None, :PITCHES], total + state[:, PITCHES:]
         order = torch.arange(tokens.shape[1], device=tokens.device)
-        earlier = (order[None] <= order[:, None]) & (tokens == BAR).unsqueeze(1)  # [B, T, T]
-        began = torch.where(earlier, total.unsqueeze(1), 0.0).amax(2)
+        earlier = torch.logical_and(order[None] <= order[:, None], (tokens == BAR).unsqueeze(1))  # [B, T, T]
+        began = (earlier.float() * total.unsqueeze(1)).amax(2)
         return counts, total - began
 
     def beginning(self, batch: int) -> tuple[Tensor, Tensor]:
