@@ -1,7 +1,8 @@
 """What the emotion bridges made, to see and hear: ``python -m training_checks.emotion_samples --spectocloud RUN --midi RUN``.
 
 Writes ``outputs/samples/<run>/emotion_bridges``: generated MIDI with its piano rolls, its sound from the studio library's
-synthesiser, a page of clouds, and the card that puts all of it on the listening page.
+synthesiser (and by fluidsynth, where it is installed with a sound font), a page of clouds, and the card that puts all of it
+on the listening page.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ FELT = {
     "calm": [0.8, -0.8, 0.3],
 }
 BARS = 4
+GENERAL_MIDI = "_general_midi.wav"
 
 
 def make_samples(spectocloud: Path, midi: Path, *, scope: str, clips: int = 8, audio_dir: str = "") -> Path:
@@ -41,7 +43,7 @@ def make_samples(spectocloud: Path, midi: Path, *, scope: str, clips: int = 8, a
         model, settings = load(midi, "midi_generator")
         drawn = sampling.Sampling(bars=BARS, guidance=2.0, top_p=0.9, seed=1)
         scores = sampling.longer(model, settings, list(FELT.values()), drawn)
-        made = []
+        made, font = [], sounds.soundfont()
         for (name, emotion), score in zip(FELT.items(), scores, strict=True):
             stem = name.replace(" ", "_")
             if not score.note_num():
@@ -49,9 +51,13 @@ def make_samples(spectocloud: Path, midi: Path, *, scope: str, clips: int = 8, a
             folder.mkdir(parents=True, exist_ok=True)
             score.dump_midi(str(folder / f"{stem}.mid"))
             sounds.studio(score, folder / f"{stem}.wav", emotion)
+            linked = [Link("MIDI", f"{stem}.mid")]
+            if font:
+                linked.append(Link("by fluidsynth", f"{stem}{GENERAL_MIDI}"))
+                sounds.fluidsynth(score, folder / f"{stem}{GENERAL_MIDI}", font)
             with files.atomic(folder / f"{stem}.png") as temporary:
                 temporary.write_bytes(pictures.png(pictures.roll_figure([(name, score)])))
-            made.append((name, stem, emotion))
+            made.append((name, stem, emotion, linked))
         clouds, cloud_settings = load(spectocloud, "spectocloud")
         held = system_of(cloud_settings, scope).held_clips
         chosen = held[:: max(1, len(held) // clips)][:clips]
@@ -71,17 +77,18 @@ def make_samples(spectocloud: Path, midi: Path, *, scope: str, clips: int = 8, a
             clips=tuple(
                 Clip(
                     name, f"{stem}.wav", text=f"valence {emotion[0]:+.1f}, arousal {emotion[1]:+.1f}",
-                    pictures=(Picture(f"piano roll, {name}", f"{stem}.png"),), links=(Link("MIDI", f"{stem}.mid"),),
+                    pictures=(Picture(f"piano roll, {name}", f"{stem}.png"),), links=tuple(linked),
                 )
-                for name, stem, emotion in made
+                for name, stem, emotion, linked in made
             ),
             links=tuple(links), made_from={"spectocloud": spectocloud.name, "midi_generator": midi.name},
         )  # fmt: skip
-        return stages.Made([listening_page.write_card(folder, card), folder / "clouds.html"], {"clips": len(made), "clouds": len(chosen)})
+        pages = [folder / "clouds.html", *([folder / "own" / "index.html"] if own else [])]
+        return stages.Made([listening_page.write_card(folder, card), *pages], {"clips": len(made), "clouds": len(chosen)})
 
     weights = [path for run in (spectocloud, midi) for path in sorted((run / runs.CHECKPOINTS / "best").glob("*.safetensors"))]
     params = {"spectocloud": spectocloud.name, "midi": midi.name, "clips": clips, "own": str(own or "")}
-    stages.run("emotion_samples", make, scope=scope, params=params, inputs=weights)
+    stages.run("emotion_samples", make, scope=scope, params=params, inputs=[*weights, *([own] if own else [])])
     listening_page.write_index(files.outputs_root() / "samples")
     return folder
 

@@ -87,6 +87,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance", type=float, default=1.5, help="above 1 stresses the emotion (default 1.5)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=1, help="how many")
+    parser.add_argument("--wav", action="store_true", help="its sound beside it, in the instruments of the studio library")
+    parser.add_argument("--soundfont", type=Path, metavar="FILE", help="the sound by fluidsynth with this sound font (means --wav)")
 
 
 def emotion_of(text: str) -> list[float]:
@@ -130,6 +132,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
 
 
 def _generate(parsed: argparse.Namespace) -> None:
+    from . import sounds
     from .midi_generator import sampling
     from .train import load
 
@@ -146,6 +149,10 @@ def _generate(parsed: argparse.Namespace) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         score.dump_midi(str(target))
         print(f"{target}: {score.note_num()} notes")
+        if parsed.soundfont:
+            print(sounds.fluidsynth(score, target.with_suffix(".wav"), parsed.soundfont))
+        elif parsed.wav:
+            print(sounds.studio(score, target.with_suffix(".wav"), emotion))
 
 
 def _cloud(parsed: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -19,6 +20,7 @@ from ..library.sources.studio.truth import PROGRAMS
 from .midi_generator.measures import tempo_of
 
 RATE = 44100
+SOUNDFONTS = ("/usr/share/sounds/sf2", "/usr/share/sounds/sf3", "/usr/share/soundfonts")
 LOW, HIGH = 48, 72  # pitches: below the bass, above the lead, where a score has one instrument for all
 
 
@@ -48,18 +50,31 @@ def studio(score: symusic.Score, path: Path, emotion: list[float] | None = None,
     return path
 
 
-def fluidsynth(score: symusic.Score, path: Path, soundfont: Path) -> Path:
-    """Write a score as WAV by fluidsynth with a sound font; UserError where either is missing."""
+def soundfont() -> Path | None:
+    """The sound font for :func:`fluidsynth`: ``$MUSIC_SOUNDFONT``, else one of the system's; None where nothing could play it."""
+    if shutil.which("fluidsynth") is None:
+        return None
+    given = os.environ.get("MUSIC_SOUNDFONT")
+    if given:
+        return Path(given).expanduser()
+    return next((path for folder in SOUNDFONTS for path in sorted(Path(folder).glob("*.sf[23]"))), None)
+
+
+def fluidsynth(score: symusic.Score, path: Path, font: Path) -> Path:
+    """Write a score as WAV by fluidsynth with a sound font; UserError where either is missing or of no use."""
     program = shutil.which("fluidsynth")
     if program is None:
         raise UserError("fluidsynth is not installed (apt-get install fluidsynth); without --soundfont the studio's sounds are used")
-    if not Path(soundfont).is_file():
-        raise UserError(f"{soundfont}: no such sound font")
+    if not Path(font).is_file():
+        raise UserError(f"{font}: no such sound font")
     with tempfile.TemporaryDirectory() as folder, files.atomic(path) as temporary:
         midi = Path(folder) / "score.mid"
         score.dump_midi(str(midi))
-        command = [program, "-ni", "-q", "-r", str(RATE), "-T", "wav", "-F", str(temporary), str(soundfont), str(midi)]
-        subprocess.run(command, check=True, capture_output=True)
+        command = [program, "-ni", "-q", "-r", str(RATE), "-T", "wav", "-F", str(temporary), str(font), str(midi)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode or "error" in done.stderr.lower():  # a file that is no sound font it plays as silence
+            reason = next((line for line in done.stderr.splitlines() if line.strip()), f"exit code {done.returncode}")
+            raise UserError(f"{font}: fluidsynth cannot play with it ({reason})")
     return path
 
 
