@@ -39,6 +39,21 @@ fail() {
   exit 1
 }
 
+# --- A machine that nothing of this can be installed on ---
+
+supported_machine() { # torch has ready-made packages for 64-bit Linux with glibc alone
+  local system machine
+  system=$(uname -s 2>/dev/null || echo Linux) machine=$(uname -m 2>/dev/null || echo x86_64)
+  [ "$system" = Linux ] || fail "this is $system; Linux is needed: a pod, WSL or a container with Debian or Ubuntu"
+  case "$machine" in
+    x86_64 | aarch64) ;;
+    *) fail "this is a $machine; there is no torch for it: x86_64 or aarch64 is needed" ;;
+  esac
+  if command -v ldd >/dev/null && { ldd --version 2>&1 || true; } | grep -qi musl; then
+    fail "this system has the C library musl (Alpine?), for which there is no torch; take an image with Debian or Ubuntu"
+  fi
+}
+
 # --- Where things lie ---
 
 # Network volumes are slow with the tens of thousands of small files of a virtual environment.
@@ -127,6 +142,7 @@ for argument in "$@"; do
   esac
 done
 
+supported_machine
 unset PYTHONPATH PYTHONHOME
 export PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
 venv=$(where)
@@ -138,7 +154,8 @@ if $pod; then . "$repository/scripts/pod_services.sh"; fi
 
 root_on_debian() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
 
-apt_log=$(mktemp)
+temporary=${TMPDIR:-/tmp}
+apt_log=$(mktemp 2>/dev/null) || fail "no file can be made in $temporary; free some space there, or set TMPDIR to a folder that can be written to"
 trap 'rm -f "$apt_log"' EXIT
 
 apt_install() {
@@ -244,7 +261,7 @@ torch=$(torch_of "$python")
 # --- Disk ---
 
 parent=$(dirname "$venv")
-mkdir -p "$parent" || fail "cannot make $parent; name another place in MUSIC_VENV"
+if ! mkdir -p "$parent" 2>/dev/null || [ ! -w "$parent" ]; then fail "cannot write to $parent; name another place in MUSIC_VENV"; fi
 if [ ! -f "$venv/pyvenv.cfg" ] && [ ! -f "$venv/.music-training" ] && [ -n "$(ls -A "$venv" 2>/dev/null)" ]; then
   fail "$venv exists and is not a virtual environment; name another place in MUSIC_VENV"
 fi
@@ -254,6 +271,10 @@ needed=${MUSIC_SETUP_GB:-$needed}
 free=$(($(df -Pk "$parent" | awk 'NR == 2 { print $4 }') / 1000000))
 used=$(($(du -sk "$venv" 2>/dev/null | cut -f1 || echo 0) / 1000000)) # what an unfinished set-up already took
 [ $((free + used)) -ge "$needed" ] || fail "$free GB free at $parent, $needed GB needed; free some, or name another place in MUSIC_VENV"
+entries=$(df -Pi "$parent" 2>/dev/null | awk 'NR == 2 && $2 > 0 { print $4 }') # nothing where a file system counts no inodes
+if [[ "$entries" =~ ^[0-9]+$ ]] && [ "$needed" -gt 0 ] && [ ! -d "$venv" ] && [ "$entries" -lt 80000 ]; then
+  fail "only $entries more files can be made at $parent (inodes), about 80000 are needed; delete small files, or name another place in MUSIC_VENV"
+fi
 
 # --- From here on one set-up at a time ---
 
@@ -306,6 +327,8 @@ if [ ! -f "$venv/pyvenv.cfg" ]; then
   : >"$venv/.music-training" # tells a half made environment from a foreign folder
   "$python" -m venv "${site_packages[@]}" "$venv" >"$apt_log" 2>&1 || fail "could not make $venv: $(tail -1 "$apt_log")"
 fi
+"$venv/bin/python" -c '' 2>/dev/null ||
+  fail "programs at $venv cannot be started (is that file system mounted with noexec?); name another place in MUSIC_VENV"
 rm -f "$venv/.setup-run" "$venv/.setup-dev"
 : >"$log"
 
@@ -330,23 +353,75 @@ for name in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
             shutil.rmtree(folder)
 PYTHON
 
-pip_install() { # $1: what is installed, in words
-  local what=$1
-  shift
-  if ! "$venv/bin/python" -m pip install --progress-bar off -c "$venv/constraints.txt" "$@" </dev/null >>"$log" 2>&1; then
-    if grep -q 'No space left on device' "$log"; then
-      fail "the disk is full while installing $what; free some space, then run again"
-    elif grep -qE 'Connection|NewConnectionError|Name or service not known|name resolution|timed out|ProxyError' "$log"; then
-      fail "no network: pip cannot reach its package index for $what; check the connection, then run again"
+# What pip says where something is missing, and what it means: a pattern, and the way out. The first that is found counts.
+PIP_SAYS=(
+  'No space left on device|Disk quota exceeded'
+  "the disk is full (%FREE%); free some space, or set TMPDIR to a larger disk"
+  'Read-only file system|Permission denied|\[Errno 13\]'
+  "a file cannot be written: $venv and ${PIP_CACHE_DIR:-~/.cache/pip} must belong to the user who runs this"
+  'CERTIFICATE_VERIFY_FAILED|SSLError'
+  "the index's certificate is not accepted: is the clock right (date)? As root: apt-get install ca-certificates"
+  '40[137] Client Error|401 Error, Credentials'
+  "the package index refuses: look at PIP_INDEX_URL and pip config list (a user name, a proxy?)"
+  'Connection|NewConnectionError|Name or service not known|name resolution|timed out|ProxyError'
+  "no network: pip cannot reach its package index; check the connection"
+  'DO NOT MATCH THE HASHES|BadZipFile|is not a zip file|invalid wheel'
+  "what pip downloaded is broken: $venv/bin/python -m pip cache purge"
+  'pkg-config is required for building PyAV|Failed building wheel for av([^a-z]|$)|Failed to build .*[ (,]av([ ,)]|$)'
+  "there is no ready-made PyAV for %PYTHON%, and building one needs pkg-config and ffmpeg's development files; take Python 3.10, 3.11 or 3.12 (MUSIC_PYTHON)"
+  'Python\.h: No such file'
+  "a package without a ready-made build for %PYTHON% is compiled here, and Python's headers are missing; as root: apt-get install python%VERSION%-dev, or take Python 3.11 (MUSIC_PYTHON)"
+  "(unable to execute|command) '?([^ ']*/)?(gcc|cc|g\\+\\+|c\\+\\+|clang)'? failed: No such file|command '([^ ']*/)?[^ ']*(gcc|cc|g\\+\\+)' failed|error: command 'gcc'|[Uu]nknown compiler|No such file or directory: '(gcc|cc|g\\+\\+)'|no acceptable C compiler"
+  "a package without a ready-made build for %PYTHON% is compiled here, and there is no working C compiler; as root: apt-get install build-essential, or take Python 3.11 (MUSIC_PYTHON)"
+  "No module named 'torch'"
+  "a package wants torch while it is built; only ready-made ones are used here: remove what pip.conf or PIP_* add"
+  'numpy\.dtype size changed'
+  "a package was compiled for another numpy: delete $venv"
+  'requires a different Python|Requires-Python'
+  "a package does not take %PYTHON%; take Python 3.10, 3.11 or 3.12 (MUSIC_PYTHON)"
+  'No matching distribution found|Could not find a version that satisfies|have no matching distributions available'
+  "the package index has none of it for %PYTHON%; if PIP_INDEX_URL names a mirror, try without it, else take Python 3.11 (MUSIC_PYTHON)"
+  'ResolutionImpossible|conflicting dependencies'
+  "what is kept from the system's Python does not go with requirements.txt: name one without packages in MUSIC_PYTHON"
+)
+
+what_pip_means() { # of the log, from line $1 on: the known cause and the way out, in words; nothing where none is known
+  local number text tail
+  tail=$(tail -n "+$1" "$log")
+  for ((number = 0; number < ${#PIP_SAYS[@]}; number += 2)); do
+    if grep -qE -- "${PIP_SAYS[number]}" <<<"$tail"; then
+      text=${PIP_SAYS[number + 1]}
+      text=${text//%PYTHON%/Python $version on $(uname -m)}
+      text=${text//%VERSION%/$version}
+      text=${text//%FREE%/$(df -Pm "$venv" "$temporary" 2>/dev/null | awk 'NR > 1 { printf "%s%d MB at %s", (NR > 2 ? ", " : ""), $4, $6 }')}
+      printf '%s\n' "$text"
+      return
     fi
-    fail "pip could not install $what: $(grep -E '^ *(ERROR|error):' "$log" | tail -1 | cut -c1-300) (all of it: $log)"
+  done
+}
+
+pip_install() { # $1: what is installed, in words
+  local what=$1 code=0 known first said
+  shift
+  first=$(($(wc -l <"$log") + 1))
+  "$venv/bin/python" -m pip install --progress-bar off --prefer-binary -c "$venv/constraints.txt" "$@" </dev/null >>"$log" 2>&1 || code=$?
+  [ "$code" -ne 0 ] || return 0
+  known=$(what_pip_means "$first")
+  said=$(grep -E '^ *(ERROR|error):' "$log" | tail -1 | cut -c1-200 || true)
+  if [ -n "$known" ]; then
+    fail "pip could not install $what: $known; then run again (${said:+$said; }all of it: $log)"
+  elif [ "$code" -gt 128 ]; then
+    fail "pip was ended by signal $((code - 128)) while installing $what (9: most likely for memory; 2 GB are needed); then run again"
   fi
+  fail "pip could not install $what: $said (all of it: $log)"
 }
 
 printf 'torch==%s\n' "${torch:-$TORCH}" >"$venv/constraints.txt"
 # A current pip comes first; where no index answers, that shows at once, and not after minutes of trying.
-"$venv/bin/python" -m pip download -q --no-deps --retries 1 --timeout 15 -d "$venv/pip" pip </dev/null >>"$log" 2>&1 ||
-  fail "no network: pip cannot reach its package index; check the connection, then run again (all of it: $log)"
+if ! "$venv/bin/python" -m pip download -q --no-deps --retries 1 --timeout 15 -d "$venv/pip" pip </dev/null >>"$log" 2>&1; then
+  known=$(what_pip_means 1)
+  fail "${known:-no network: pip cannot reach its package index; check the connection}, then run again (all of it: $log)"
+fi
 "$venv/bin/python" -m pip install -q --no-index --no-deps "$venv"/pip/pip-*.whl >>"$log" 2>&1 || fail "pip cannot be upgraded: $(tail -1 "$log")"
 rm -rf "$venv/pip"
 
@@ -370,10 +445,14 @@ pip_install "audiocraft, torchaudio and the project itself" --no-deps --no-build
 
 # torchaudio's compiled part links CUDA libraries that a CPU build of torch lacks, and its failing import takes
 # transformers and peft down. Without that part torchaudio's Python functions (all that is used here) work.
-loads() { "$venv/bin/python" -c 'import torch, torchaudio.functional' >>"$log" 2>&1; }
+loads() { "$venv/bin/python" -c 'import torch, torchaudio.functional, numpy, av, soundfile' >>"$log" 2>&1; }
 if ! loads; then
   rm -rf "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/torchaudio/lib"
-  loads || fail "torch and torchaudio do not load: $(tail -1 "$log") (all of it: $log)"
+  first=$(($(wc -l <"$log") + 1))
+  if ! loads; then
+    known=$(what_pip_means "$first")
+    fail "what was installed does not load: $(tail -1 "$log")${known:+; $known, then run again} (all of it: $log)"
+  fi
 fi
 
 if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1 &&

@@ -248,6 +248,17 @@ class RunLoop:
 
     # Updates
 
+    def use_scaler(self) -> None:
+        """Have losses scaled where gradients are computed in fp16, on any device: upstream's scaler knows CUDA alone."""
+        wanted = bool(self.cfg.autocast) and self.autocast_dtype is torch.float16 and not self.cfg.fsdp.use
+        self.scaler = torch.amp.GradScaler(self.device) if wanted else None
+        if self.scaler and "scaler" not in self.stateful.sources:
+            self.register_stateful("scaler")
+
+    def scaled(self, value: torch.Tensor) -> torch.Tensor:
+        """``value`` itself, whose gradient is multiplied by the factor of the fp16 scaler where there is one."""
+        return _Scaled.apply(value, self.scaler.scale(value.new_ones(()))) if self.scaler else value
+
     def make_update(
         self,
         part: str,
@@ -280,6 +291,8 @@ class RunLoop:
             )
         if decision.action in ("rewind", "stop"):
             optimizer.zero_grad()
+            if scaler:
+                scaler.update()  # it may not be asked to unscale twice
         if decision.action == "rewind":
             raise Rewind(decision.cause)
         if decision.action == "stop":
@@ -449,6 +462,20 @@ class RunLoop:
 
     def _ask_to_stop(self, _: int) -> None:
         self._asked_to_stop = True
+
+
+class _Scaled(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a factor."""
+
+    @staticmethod
+    def forward(context: Any, value: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        context.save_for_backward(factor)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (factor,) = context.saved_tensors
+        return gradient * factor, None
 
 
 class EachByItself(nn.Module):

@@ -7,6 +7,7 @@ its say.
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from typing import Any
 
@@ -42,6 +43,7 @@ class CodecSolver(RunLoop, CompressionSolver):
         self.balancer.averager = Averager((cfg.balancer.ema_decay or 1.0) ** (1 / cfg.optim.accumulate))
         self.balancer.total_norm *= flashy.distrib.world_size()
         self.register_stateful("balancer.averager")
+        self.use_scaler()
         for name in cfg.later.losses:
             if name not in self.balancer.weights:
                 raise UserError(f"later.losses.{name}: losses has no weight of that name{config.suggest(name, self.balancer.weights)}")
@@ -86,20 +88,24 @@ class CodecSolver(RunLoop, CompressionSolver):
             real = part.to(self.device, non_blocking=True)
             with unquantised(self.model) if self.without_quantiser else nullcontext(), self.autocast:
                 result = self.model(real)
-            made = result.x.float()
+            made = self.scaled(result.x.float())
             metrics = {"bandwidth": result.bandwidth.mean(), **result.metrics}
             if adversarial:
                 metrics.update(self._train_discriminators(made.detach(), real, len(parts), last=number == len(parts)))
             metrics.update(self._backward(made, real, result.penalty, len(parts)))
             collected.append({name: torch.as_tensor(value).detach() for name, value in metrics.items()})
         flashy.distrib.sync_gradients(self.model.parameters())
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
         if not self.cfg.living_codebooks:  # upstream's codebooks learn in each process and are averaged
             flashy.distrib.average_tensors(self.model.buffers())
         metrics = {name: sum(each[name] for each in collected) / len(parts) for name in collected[0]}
         metrics["g_loss"] = metrics["g_loss"] * len(parts)  # the parts' losses were weighted for their sum
         rate = self.optimizer.param_groups[0]["lr"]
         losses = {"loss": metrics["g_loss"], **{name: metrics[name] for name in self.balancer.weights if name in metrics}}
-        stepped, metrics["grad_norm"] = self.make_update("generator", self.model, self.optimizer, losses, self.cfg.optim.max_norm)
+        stepped, metrics["grad_norm"] = self.make_update(
+            "generator", self.model, self.optimizer, losses, self.cfg.optim.max_norm, self.scaler
+        )
         learn(self.model, wanted=stepped)
         if not stepped:  # what made the update unwanted would stay in the balancer's averages
             self.balancer.averager.load_state_dict(balance)
@@ -132,7 +138,7 @@ class CodecSolver(RunLoop, CompressionSolver):
         metrics = dict(balanced)
         if penalty is not None and penalty.requires_grad:
             metrics["penalty"] = penalty
-            (penalty / parts).backward(retain_graph=True)
+            self.scaled(penalty / parts).backward(retain_graph=True)
         if not self.balancer.balance_grads:
             balanced = {name: loss / parts for name, loss in balanced.items()}
         metrics["g_loss"] = self.balancer.backward(balanced, made)
@@ -179,6 +185,7 @@ class LanguageModelSolver(RunLoop, MusicGenSolver):
 
     def build_model(self) -> None:
         super().build_model()
+        self.use_scaler()
         finetune.begin(self)
 
     def build_dataloaders(self) -> None:
@@ -219,6 +226,8 @@ class LanguageModelSolver(RunLoop, MusicGenSolver):
             with self.autocast:
                 predicted = self.model.compute_predictions(codes, [], conditions)
             loss, by_codebook = self._compute_cross_entropy(predicted.logits.float(), codes, mask & predicted.mask)
+            if part[0].is_floating_point() and not part[0].isfinite().all():
+                loss = loss * math.nan  # a codec makes tokens of anything: who looks after the training is to see that this is no audio
             scaled = self.scaler.scale(loss / len(parts)) if self.scaler else loss / len(parts)
             with flashy.distrib.eager_sync_gradients(self.model.parameters()) if eager else nullcontext():
                 scaled.backward()

@@ -238,6 +238,10 @@ def _read(paths: list[str], lengths: list[int], start: int, stop: int) -> numpy.
             samples, _ = soundfile.read(files.absolute(path), dtype="float32", start=first, stop=last, always_2d=True)
             if len(samples) != last - first:
                 raise UserError(f"{files.absolute(path)}: shorter than its manifest says; run 03_segment_audio again")
+            if not numpy.isfinite(samples).all():  # a codec would make tokens of them like any others
+                raise UserError(
+                    f"{files.absolute(path)}: holds samples that are no numbers; training_checks/preflight.py --fix leaves it out"
+                )
             parts.append(samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0])
         offset += length
     return numpy.concatenate(parts)

@@ -38,31 +38,50 @@ class Planned:
         pass
 
 
-def faulty(run: Path, fault: str = "", at: list | None = None, monitor: bool = True, plan: dict | None = None, **options):
+def faulty(
+    run: Path,
+    fault: str = "",
+    at: list | None = None,
+    monitor: bool = True,
+    plan: dict | None = None,
+    record: list | None = None,
+    **options,
+):
     """A guard for a run into whose updates number ``at`` (counted as they come, from 1) a ``fault`` is put.
 
-    nan_loss, inf_gradient, huge_gradient, bad_weights, high_rate (from the first of them on). Without ``monitor`` a
-    guard that knows only its ``plan``: number of the update to decision.
+    nan_loss, inf_gradient, huge_gradient, bad_weights, high_scale (of the fp16 scaler), nan_discriminator, and from the
+    first of them on growing_rate (ten times the rate of the update before). Without ``monitor`` a guard that knows only
+    its ``plan``: number of the update to decision. The weights before the updates ``record`` are kept in ``logs/``.
     """
-    if fault:
-        _inject(fault, set(at or []))
+    _inject(run, fault, set(at or []), set(record or []))
     return stability_hooks.guard(run, **options) if monitor else Planned(plan)
 
 
-def _inject(fault: str, at: set) -> None:
+def seen(run: Path, number: int) -> Path:
+    """Where the weights before the update ``number`` are kept."""
+    return run / "logs" / f"before_{number}.th"
+
+
+def _inject(run: Path, fault: str, at: set, record: set) -> None:
     count = 0
     for solver in (solvers.CodecSolver, solvers.LanguageModelSolver):
         upstream = solver.make_update
 
         def make_update(self, part, module, optimizer, losses, *more, upstream=upstream, **named):
             nonlocal count
-            if part == "discriminator":
+            if part == "discriminator":  # is asked before the generator of the same update
+                if fault == "nan_discriminator" and count + 1 in at:
+                    losses = {name: value * math.nan for name, value in losses.items()}
+                    for value in module.parameters():
+                        value.grad.fill_(math.nan)
                 return upstream(self, part, module, optimizer, losses, *more, **named)
             count += 1
+            if count in record:
+                torch.save(module.state_dict(), seen(run, count))
             parameters = [value for value in module.parameters() if value.grad is not None]
-            if fault == "high_rate" and count >= min(at):
+            if fault == "growing_rate" and count >= min(at):
                 for group in optimizer.param_groups:
-                    group["lr"] = group.get("initial_lr", 1e-3) * 1e5
+                    group["lr"] = group.get("initial_lr", 1e-3) * 10.0 ** (1 + count - min(at))
             elif count in at:
                 if fault == "nan_loss":
                     losses = {name: value * math.nan for name, value in losses.items()}
@@ -81,3 +100,13 @@ def _inject(fault: str, at: set) -> None:
             return upstream(self, part, module, optimizer, losses, *more, **named)
 
         solver.make_update = make_update
+        if fault == "high_scale":
+            scaled = solver.scaled
+
+            def with_high_scale(self, value, scaled=scaled):
+                if count + 1 in at:
+                    self.scaler.scale(value.new_ones(()))  # makes the factor, on the first call
+                    self.scaler._scale.fill_(2.0**40)
+                return scaled(self, value)
+
+            solver.scaled = with_high_scale

@@ -8,9 +8,10 @@ import numpy
 import pytest
 import soundfile
 import torch
+from faults import seen
 
 from music_training import runs
-from music_training.musicgen import audiocraft_compat
+from music_training.musicgen import audiocraft_compat, checkpoints
 from training_checks import stability_monitor
 
 GUARD = "guard=faults:faulty"
@@ -36,8 +37,17 @@ def finite(run: str) -> bool:
 
 
 def same(one: str, other: str) -> bool:
-    left, right = weights(one), weights(other)
-    return all(torch.equal(value, right[name]) for name, value in left.items())
+    return equal(weights(one), weights(other))
+
+
+def rows(run: str) -> list[dict]:
+    """The logged rows of a training, without what no two trainings share."""
+    found = [row for row in runs.read_metrics(runs.folder() / run) if row["stage"] == "train"]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in found]
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def events(run: str) -> list[dict]:
@@ -129,82 +139,137 @@ def test_rung_rate_halves_and_recovers(forked, short):
 
 def test_poisoned_weights_go_back_to_the_last_state_and_the_data_goes_on(forked, short):
     """The sixth update finds its weights spoilt: those of the state after the fourth come back."""
-    codes, log = forked(*short, *fault("bad_weights", 6), "+guard_options.enable_adaptive_lr=false", "run=watched")
+    codes, log = forked(*short, *fault("bad_weights", 6), "+guard_options.record=[7]", "checkpoint.keep_last=20", "run=watched")
     assert codes == [0], log
     event = events("watched")[0]
     assert (event["step"], event["action"]) == (6, "rewind") and "weights are not finite" in event["cause"]
     assert finite("watched")
-    rows = [row for row in runs.read_metrics(runs.folder() / "watched") if row["stage"] == "train"]
-    assert [row["step"] for row in rows] == list(range(1, 13)) and rows[4]["rewinds"] == 1
-    assert forked(*short, *told(at6="action:rewind"), "run=told")[0] == [0]
-    left = [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
-    right = [
-        {name: value for name, value in row.items() if name != "seconds"}
-        for row in runs.read_metrics(runs.folder() / "told")
-        if row["stage"] == "train"
-    ]
-    assert left[:5] == right[:5]  # from there on the monitor clips to what is usual
+    assert [row["step"] for row in rows("watched")] == list(range(1, 13)) and rows("watched")[4]["rewinds"] == 1
+    before = torch.load(seen(runs.folder() / "watched", 7), weights_only=True)
+    assert equal(before, state("watched", 4))
     forked(*short, *fault("bad_weights", 6, monitor=False), "run=alone")
     assert not finite("alone")
 
 
 @pytest.mark.long
-def test_a_rate_that_explodes_ends_with_a_report_and_the_weights_of_before(forked, short, coding):
-    if "solver=musicgen" in short:  # an untrained codec says the same code always, which any rate learns
-        assert forked(*coding, "optim.epochs=1", "run=voice")[0] == [0]
-        short = [*short, "compression_model_checkpoint=training/voice/ckpt/best"]
+def test_after_a_rewind_a_training_goes_on_as_if_it_had_never_seen_the_data(forked, short):
+    """Against one that had two batches fewer from the start, which its fourth state says are left out."""
+    keep = [*short, "checkpoint.keep_last=20"]
+    assert forked(*keep, *fault("bad_weights", 6, monitor=False), "+guard_options.plan={6:{action:rewind}}", "run=rewound")[0] == [0]
+    assert forked(*keep, *told(), "run=never", kill_at=5)[0] == [-9]
+    path = checkpoints.newest(runs.folder() / "never" / "ckpt")
+    assert path.name == "state_00000004.th"
+    known = checkpoints.load(path)
+    assert known["place"]["skipped"] == 0
+    known["place"] |= {"skipped": 2, "rewinds": 1}
+    torch.save(known, path)
+    assert forked(*keep, *told(), "run=never")[0] == [0]
+    assert same("rewound", "never") and rows("rewound") == rows("never")
+    assert forked(*keep, *told(), "run=undisturbed")[0] == [0]
+    assert rows("undisturbed")[:4] == rows("never")[:4] and not same("undisturbed", "never")
+
+
+@pytest.mark.long
+def test_a_rate_that_explodes_ends_with_a_report_and_the_weights_of_before(forked, short):
+    """From the ninth update on ten times the rate of the one before."""
     options = ["+guard_options.poisoned_after=3", "+guard_options.max_rewinds=1", "+guard_options.skips=2"]
-    longer = [*short, "optim.epochs=8", "optim.max_norm=0", "optim.adam.weight_decay=0"]  # decay alone would end at zero
-    codes, log = forked(*longer, *fault("high_rate", 9), *options, "run=watched")
-    assert finite("watched")
-    report = stability_monitor.check("watched")
-    if codes == [2]:  # the ladder came to its end: one line, and a report
-        assert log.splitlines()[-1].startswith("error: the guard stopped the training at step ")
-        assert not report.passed
-    assert {"rewind"} <= {event["action"] for event in events("watched")}
-    assert {event["kind"] for event in events("watched")} <= {
-        "loss_spike",
-        "gradient_spike",
-        "nan_loss",
-        "nan_gradient",
-        "inf_gradient",
-        "inf_loss",
-    }
-    ended, _ = forked(*longer, *fault("high_rate", 9, monitor=False), "run=alone")
+    longer = [*short, "optim.epochs=8", "optim.max_norm=0"]
+    codes, log = forked(*longer, *fault("growing_rate", 9), *options, "run=watched")
+    assert codes == [2], log
+    assert log.splitlines()[-1].startswith("error: the guard stopped the training at step ")
+    assert finite("watched") and not stability_monitor.check("watched").passed
+    assert {"rewind", "stop"} <= {event["action"] for event in events("watched")}
+    kinds = {"loss_spike", "gradient_spike", "nan_loss", "nan_gradient", "inf_gradient", "inf_loss"}
+    assert {event["kind"] for event in events("watched")} <= kinds
+    name = "ce" if "ce" in rows("watched")[0] else "l1"
+    kept = rows("watched")[-1][name]
+    forked(*longer, *fault("growing_rate", 9, monitor=False), "run=alone")
+    last = rows("alone")[-1].get(name)
+    assert not finite("alone") or last is None or last > 100 * kept, (last, kept)
 
-    rows = [row for row in runs.read_metrics(runs.folder() / "alone") if row["stage"] == "train"]
-    name = "ce" if "ce" in rows[0] else "l1"
-    worse = rows[-1].get(name) is None or rows[-1][name] > rows[7][name]  # the eighth update is the last one before
-    assert ended != [0] or not finite("alone") or worse
+
+def spoil(outputs, samples: numpy.ndarray) -> str:
+    """Put ``samples`` in the place of a training file's; returns its path."""
+    path = "segments/tones/train3_0000.wav"
+    soundfile.write(outputs / path, samples.astype(numpy.float32), 32000, subtype="FLOAT")
+    return path
+
+
+def noise_of_bytes() -> numpy.ndarray:
+    """What a file of float samples holds whose bytes were overwritten by chance: any size up to 1e38, and some NaN."""
+    return numpy.frombuffer(numpy.random.default_rng(0).bytes(4 * 64000), numpy.float32).copy()
 
 
 @pytest.mark.long
-def test_a_file_with_nan_ends_a_codec_early_with_its_name(forked, coding, outputs):
-    path = outputs / "segments" / "tones" / "train3_0000.wav"
-    samples, rate = soundfile.read(path)
-    samples[:] = numpy.nan
-    soundfile.write(path, samples, rate, subtype="FLOAT")
-    codes, log = forked(*coding, "optim.epochs=4", GUARD, *EARLY, "+guard_options.max_nan_ratio_per_epoch=0.2", "run=watched")
+@pytest.mark.parametrize("content", ["nan", "bytes"])
+def test_a_file_of_nan_or_of_chance_is_named_and_does_not_end_up_in_the_weights(forked, short, outputs, content):
+    path = spoil(outputs, numpy.full(64000, numpy.nan) if content == "nan" else noise_of_bytes())
+    (outputs / "segments/tones/train4_0000.wav").write_bytes(b"RIFF, and then nothing")
+    codes, log = forked(*short, "optim.epochs=4", GUARD, *EARLY, "+guard_options.max_nan_ratio_per_epoch=0.2", "run=watched")
     assert finite("watched")
-    named = [event for event in events("watched") if event["kind"] in ("nan_loss", "nan_gradient")]
-    assert named and all("segments/tones/train3_0000.wav" in event["files"] for event in named)
-    assert codes == [0] or "train3_0000.wav" in log.splitlines()[-1]
-    forked(*coding, "optim.epochs=4", GUARD, "+guard_options.monitor=false", "run=alone")
+    named = [event for event in events("watched") if event["kind"].startswith(("nan", "inf"))]
+    assert named and all(path in event["files"] for event in named)
+    assert codes == [0] or path in log.splitlines()[-1]
+    forked(*short, "optim.epochs=4", GUARD, "+guard_options.monitor=false", "run=alone")
     assert not finite("alone")
+    codes, log = forked(*short, "optim.epochs=4", "run=unguarded")  # the loop by itself ends, and names the files
+    assert codes == [2] and path in log.splitlines()[-1]
 
 
 @pytest.mark.long
-def test_a_batch_of_garbage_is_skipped_and_its_file_named(forked, coding, outputs):
-    """Samples a thousand times too loud: the loss and the gradients leap, and no NaN shows it."""
-    path = outputs / "segments" / "tones" / "train3_0000.wav"
-    samples, rate = soundfile.read(path)
-    soundfile.write(path, 1e6 * samples, rate, subtype="FLOAT")
-    (outputs / "segments" / "tones" / "train4_0000.wav").write_bytes(b"RIFF, and then nothing")
+def test_a_batch_that_is_far_too_loud_is_skipped_and_its_file_named(forked, coding, outputs):
+    """Samples a million times too loud: the loss and the gradients leap, and no NaN shows it."""
+    path = spoil(outputs, 1e6 * soundfile.read(outputs / "segments/tones/train3_0000.wav")[0])
     codes, log = forked(*coding, "optim.epochs=4", GUARD, *EARLY, "run=watched")
     assert finite("watched")
     spikes = [event for event in events("watched") if event["kind"].endswith("spike")]
-    assert spikes and "segments/tones/train3_0000.wav" in spikes[0]["files"] and spikes[0]["action"] == "skip"
-    assert codes == [0] or "train3_0000.wav" in log.splitlines()[-1]
+    assert spikes and path in spikes[0]["files"] and spikes[0]["action"] == "skip"
+    assert codes == [0] or path in log.splitlines()[-1]
+    forked(*coding, "optim.epochs=4", GUARD, "+guard_options.monitor=false", "run=alone")
+    silence = 0.1  # the mean level of the clips, which saying nothing costs
+    assert rows("watched")[-1]["l1"] < 10 * silence < rows("alone")[-1]["l1"]
+
+
+HALF = ["autocast=true", "autocast_dtype=float16", "device=cpu"]
+
+
+@pytest.fixture
+def adversarial(egs, gan_overrides) -> list[str]:
+    plain = [override for override in gan_overrides if not override.startswith(("quantize_after", "checkpoint", "schedule"))]
+    return [*plain, "optim.epochs=2", "adversarial.every=1", "checkpoint.every_steps=1", "checkpoint.keep_last=20"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["codec", "lm"])
+def test_an_fp16_overflow_is_no_fault_and_a_nan_in_fp16_is(forked, request, kind):
+    short = [*request.getfixturevalue("adversarial" if kind == "codec" else "speaking"), *HALF]
+    short += ["checkpoint.every_steps=1", "checkpoint.keep_last=20"] if kind == "lm" else []
+    codes, log = forked(*short, *fault("high_scale", 5), "run=overflowing")
+    assert codes == [0], log
+    counts = [event for event in stability_monitor.read_log(runs.folder() / "overflowing") if event["kind"] == "epoch"]
+    assert sum(event.get("overflow", 0) for event in counts) >= 1 and events("overflowing") == []
+    assert stability_monitor.check("overflowing").passed and finite("overflowing")
+    assert equal(state("overflowing", 5), state("overflowing", 4)) and not equal(state("overflowing", 6), state("overflowing", 5))
+    codes, log = forked(*short, *fault("nan_loss", 5), "run=nan")
+    assert codes == [0], log
+    assert [(event["step"], event["kind"]) for event in events("nan")] == [(5, "nan_loss")] and finite("nan")
+    codes, log = forked(*short, *fault("bad_weights", 6), "run=back")  # the scaler goes back, too
+    assert codes == [0], log
+    assert events("back")[0]["action"] == "rewind" and finite("back")
+
+
+@pytest.mark.long
+def test_a_discriminator_that_fails_does_not_stop_its_generator(forked, adversarial):
+    codes, log = forked(*adversarial, *fault("nan_discriminator", 5), "run=watched")
+    assert codes == [0], log
+    (event,) = events("watched")
+    assert (event["step"], event["part"], event["kind"], event["action"]) == (5, "discriminator", "nan_loss", "skip")
+    before, after = (checkpoints.load(runs.folder() / "watched" / "ckpt" / f"state_0000000{step}.th") for step in (4, 5))
+    judges = [name for name, value in before["adv_losses"].items() if torch.is_tensor(value)]
+    assert judges and all(torch.equal(before["adv_losses"][name], after["adv_losses"][name]) for name in judges)
+    assert not equal(before["model"], after["model"]) and finite("watched")
+    forked(*adversarial, *fault("nan_discriminator", 5, monitor=False), "run=alone")
+    assert not finite("alone")
 
 
 @pytest.mark.long

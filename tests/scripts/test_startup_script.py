@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,143 @@ def without_root(tmp_path):
 def test_missing_programs_are_named_where_nobody_is_root(repository, without_root):
     line = only_line(run(repository, PATH=str(without_root), MUSIC_SETUP_GB="0"))
     assert "missing: ffmpeg rsync" in line and "ask for root: apt-get install ffmpeg rsync" in line
+
+
+# What pip cannot install
+
+
+FAKE = """case "$*" in
+  *print\\(sys.executable\\)*) echo "$0" ;;
+  "-m venv "*)
+    for folder in "$@"; do :; done
+    mkdir -p "$folder/bin"
+    cp "$0" "$folder/bin/python"
+    printf 'home = /usr/bin\\nversion = 3.11.7\\ninclude-system-site-packages = false\\n' >"$folder/pyvenv.cfg" ;;
+  -) cat >/dev/null ;;
+  "-m pip install -q"* | "-m pip --version" | "-m pip download"*) ;;
+  "-m pip install"*) cat {said}; exit {code} ;;
+  *) exec {python} "$@" ;;
+esac"""
+
+
+@pytest.fixture
+def saying(repository, tmp_path):
+    """Runs the set-up with a Python whose pip says ``text`` and ends with ``code``; the only line of errors."""
+
+    def run_it(text: str, code: int = 1) -> str:
+        said = files.write_text(tmp_path / "said", text + "\n")
+        fake = FAKE.replace("{said}", str(said)).replace("{code}", str(code)).replace("{python}", sys._base_executable)
+        return only_line(run(repository, MUSIC_PYTHON=str(program(tmp_path, "python-fake", fake)), MUSIC_SETUP_GB="0"))
+
+    return run_it
+
+
+@pytest.mark.parametrize(
+    ("said", "means", "way_out"),
+    [
+        (
+            "  ERROR: Failed building wheel for av",
+            "no ready-made PyAV for Python 3.11 on ",
+            "take Python 3.10, 3.11 or 3.12 (MUSIC_PYTHON)",
+        ),
+        ("pkg-config is required for building PyAV", "no ready-made PyAV", "pkg-config and ffmpeg's development files"),
+        ("ERROR: Failed to build installable wheels for some pyproject.toml based projects (av)", "no ready-made PyAV", "Python 3.10"),
+        ("error: command 'gcc' failed: No such file or directory", "no working C compiler", "apt-get install build-essential"),
+        ("error: [Errno 2] No such file or directory: 'gcc'", "no working C compiler", "build-essential"),
+        (
+            "x.c:3: fatal error: Python.h: No such file or directory\nerror: command '/usr/bin/gcc' failed with exit code 1",
+            "headers",
+            "-dev",
+        ),
+        ("ERROR: Package 'x' requires a different Python: 3.11.7 not in '>=3.13'", "does not take Python 3.11", "(MUSIC_PYTHON)"),
+        ("ERROR: Could not find a version that satisfies the requirement flashy", "index has none of it for Python 3.11", "PIP_INDEX_URL"),
+        ("ERROR: No matching distribution found for torch==2.13.0", "index has none of it for Python 3.11", "take Python 3.11"),
+        (
+            "ERROR: Cannot install a\n  these conflicts have no matching distributions available for your environment:",
+            "has none of it",
+            "mirror",
+        ),
+        ("ERROR: Cannot install a and b because these package versions have conflicting dependencies.", "does not go with", "MUSIC_PYTHON"),
+        ("ModuleNotFoundError: No module named 'torch'", "wants torch while it is built", "remove what pip.conf or PIP_* add"),
+        ("ValueError: numpy.dtype size changed, may indicate binary incompatibility", "another numpy", "delete "),
+        ("ERROR: HTTP error 403 Client Error: Forbidden for url", "the package index refuses", "PIP_INDEX_URL"),
+        ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]", "certificate is not accepted", "ca-certificates"),
+        ("WARNING: Retrying after connection broken by 'NewConnectionError", "no network", "check the connection"),
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "the disk is full (", "TMPDIR"),
+        ("ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: '/x'", "cannot be written", "must belong"),
+        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE", "downloaded is broken", "pip cache purge"),
+    ],
+)
+def test_what_pip_cannot_install_is_one_line_with_the_way_out(saying, said, means, way_out):
+    line = saying(f"Collecting it\n{said}\nand more")
+    assert line.startswith("set-up: error: pip could not install the packages of requirements.txt: ")
+    assert means in line and way_out in line and "run again" in line and "%" not in line
+
+
+@pytest.mark.parametrize(("code", "words"), [(137, "pip was ended by signal 9 while"), (1, "ERROR: never seen before (all of it: ")])
+def test_a_pip_that_is_killed_and_one_that_says_something_new(saying, code, words):
+    assert words in saying("ERROR: never seen before", code)
+
+
+@pytest.mark.timeout(180)
+def test_a_pyav_that_would_have_to_be_built_is_told_of_by_the_real_pip(repository, tmp_path):
+    """A source package that behaves as PyAV's does without pkg-config, offered by an index without anything ready-made."""
+    offered = tmp_path / "offered"
+    backend = "import sys\n\n\ndef get_requires_for_build_wheel(settings=None):\n"
+    backend += "    print('pkg-config is required for building PyAV')\n    sys.exit(1)\n"
+    about = "Metadata-Version: 2.1\nName: av\nVersion: 18.1.0\n"
+    content = {"PKG-INFO": about, "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "b"\nbackend-path = ["."]\n'}
+    for name, text in {**content, "b.py": backend}.items():
+        files.write_text(offered / "av-18.1.0" / name, text)
+    subprocess.run(["tar", "-czf", "av-18.1.0.tar.gz", "av-18.1.0"], cwd=offered, check=True)
+    with zipfile.ZipFile(offered / "torch-2.13.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("torch-2.13.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: torch\nVersion: 2.13.0\n")
+        wheel.writestr("torch-2.13.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("torch-2.13.0.dist-info/RECORD", "")
+    find = "import ensurepip, pathlib; print(*pathlib.Path(ensurepip.__file__).parent.glob('_bundled/pip-*.whl'))"
+    bundled = subprocess.run([sys._base_executable, "-c", find], capture_output=True, text=True, check=True).stdout.split()
+    shutil.copy([*bundled, *map(str, Path("/usr/share/python-wheels").glob("pip-*.whl"))][0], offered)
+    files.write_text(repository / "requirements.txt", "av>=12.3,<19\n")
+    alone = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(offered), "MUSIC_SETUP_GB": "0"}
+    line = only_line(run(repository, **alone))
+    assert "there is no ready-made PyAV for Python 3." in line and "take Python 3.10, 3.11 or 3.12" in line
+    assert not list((repository / ".venv").glob(".setup-*"))
+
+
+# A machine on which nothing can be installed
+
+
+def path_with(folder: Path, **programs: str) -> str:
+    for name, text in programs.items():
+        program(folder, name, text)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_a_system_without_torch_is_one_line(repository, tmp_path):
+    def on(**programs):
+        return only_line(run(repository, PATH=path_with(tmp_path / "bin", **programs)))
+
+    assert "this is Darwin; Linux is needed" in on(uname='[ "$1" = -s ] && echo Darwin || echo arm64')
+    assert "this is a armv7l; there is no torch for it" in on(uname='[ "$1" = -s ] && echo Linux || echo armv7l')
+    line = on(uname='[ "$1" = -s ] && echo Linux || echo x86_64', ldd="echo 'musl libc (x86_64)' >&2; exit 1")
+    assert "the C library musl" in line and "Debian or Ubuntu" in line
+    assert not (repository / ".venv").exists()
+
+
+def test_too_few_inodes_and_places_that_cannot_be_written_to_are_one_line(repository, tmp_path):
+    full = path_with(
+        tmp_path / "bin", df='case "$1" in -Pi) echo; echo "x 1000 900 100 90% /" ;; *) echo; echo "x 9 9 900000000 1% /" ;; esac'
+    )
+    line = only_line(run(repository, PATH=full))
+    assert "only 100 more files can be made at" in line and "about 80000 are needed" in line
+    assert "cannot write to /proc/nothing; name another place in MUSIC_VENV" in only_line(run(repository, MUSIC_VENV="/proc/nothing/venv"))
+    assert "no file can be made in /proc/nothing" in only_line(run(repository, TMPDIR="/proc/nothing"))
+
+
+def test_programs_that_may_not_be_started_where_the_environment_lies_are_one_line(repository, tmp_path):
+    broken = FAKE.replace('cp "$0" "$folder/bin/python"', 'echo "#!/none" >"$folder/bin/python"').replace("{python}", sys._base_executable)
+    line = only_line(run(repository, MUSIC_PYTHON=str(program(tmp_path, "python-fake", broken)), MUSIC_SETUP_GB="0"))
+    assert "cannot be started (is that file system mounted with noexec?)" in line
 
 
 def stamped(repository: Path) -> Path:
