@@ -1,15 +1,18 @@
 """What the stability monitor costs: ``python benchmarks/monitor_overhead.py [--steps 40]``
 
-Training steps of the mini codec and the mini language model (random input), by turns with the monitor asked before the
-update and without it. Processor time of this process, one thread; the share is that of the monitor's own calls in the
-steps they belong to, and beside it the difference of the two medians.
+Training steps of the mini codec and the mini language model (random input), and of the EDM model of ``mini`` in the
+shared trainer, by turns with the monitor asked before the update and without it. Processor time of this process, one
+thread; the share is that of the monitor's own calls in the steps they belong to (the norm of the gradients is measured
+with it and without), and beside it the difference of the two medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -30,6 +33,7 @@ def main() -> None:
     print(f"{'model':16}{'step ms':>10}{'with it':>10}{'difference':>12}{'its calls ms':>14}{'share':>9}")
     for name, step in (("lm_mini", language_model()), ("codec_mini", codec())):
         report(name, *measure(step, args.steps))
+    report("edm (trainer)", *measure_trainer(args.steps))
 
 
 def language_model():
@@ -103,6 +107,69 @@ def measure(step, count: int) -> tuple[list[float], list[float], list[float]]:
             if number % 2:
                 calls.append(spent)
     return plain, watched, calls
+
+
+def measure_trainer(count: int) -> tuple[list[float], list[float], list[float]]:
+    """The same three in the shared trainer: the EDM model on 4 x 20 s of random features, its mean square as loss."""
+    import torch
+
+    from music_training import runs
+    from music_training.edm_structure import features, model
+    from music_training.edm_structure.config import EdmSettings
+    from music_training.trainer.config import Training
+    from music_training.trainer.loop import Trainer
+    from music_training.trainer.system import System
+    from training_checks.stability_hooks import StabilityCallback
+
+    class Random(System):
+        def __init__(self):
+            self.model = model.build(EdmSettings(backbone="cnn"))
+
+        def __len__(self):
+            return 4 * (2 * count + 6)
+
+        def example(self, index, rng):
+            return torch.from_numpy(rng.standard_normal((20 * 50, features.MELS), "float32"))
+
+        def loss(self, network, batch):
+            return {"loss": sum(value.square().mean() for value in network(batch).values())}
+
+    class ByTurns(StabilityCallback):
+        def __init__(self):
+            super().__init__()
+            self.plain, self.watched, self.calls, self.began = [], [], [], time.process_time()
+
+        def on_gradients(self, trainer):
+            self.spent = 0.0
+            if trainer.step % 2:
+                began = time.process_time()
+                trainer.measure_gradients()
+                norm = time.process_time() - began  # warms what the next line finds, and is measured without the monitor, too
+                super().on_gradients(trainer)
+                self.spent = time.process_time() - began - 2 * norm
+                self.began += norm
+
+        def on_step_end(self, trainer, step, metrics):
+            now = time.process_time()
+            if step > 6:
+                (self.plain if step % 2 else self.watched).append(now - self.began)
+                if not step % 2:
+                    self.calls.append(self.spent)
+            self.began = now
+
+    by_turns = ByTurns()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MUSIC_OUTPUTS"] = folder
+        settings = Training(
+            epochs=1,
+            batch_size=4,
+            validation={"interval": 10**6},
+            checkpoint={"interval": 10**6},
+            logging={"interval": 10**6, "tensorboard": False},
+            performance={"threads": 1},
+        )
+        Trainer(Random(), settings, runs.create("overhead"), [by_turns]).fit()
+    return by_turns.plain, by_turns.watched, by_turns.calls
 
 
 def report(name: str, plain: list[float], watched: list[float], calls: list[float]) -> None:

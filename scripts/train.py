@@ -34,17 +34,10 @@ def main() -> int | None:
     wanted = "--no-monitor" not in arguments
     arguments = [word for word in arguments if word != "--no-monitor"]
     if wanted and not {"-h", "--help"} & set(arguments):
-        _watch()
+        from training_checks import stability_hooks
+
+        stability_hooks.watch()
     return importlib.import_module(f"music_training.{system}.__main__").main(["train", *arguments])
-
-
-def _watch() -> None:
-    """Have the stability monitor in every training of this process."""
-    from music_training.trainer.callbacks import CallbackRegistry
-    from training_checks.stability_hooks import StabilityCallback
-
-    CallbackRegistry.register("stability", StabilityCallback)
-    CallbackRegistry.everywhere("stability")
 
 
 def _configs(arguments: list[str]) -> list[str]:

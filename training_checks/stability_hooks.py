@@ -1,8 +1,9 @@
 """Ties the stability monitor to the trainings: a guard for the AudioCraft solvers, a callback for the Accelerate trainer.
 
 The caller hands them in: ``guard="training_checks.stability_hooks:guard"`` among the overrides of
-``scripts/train_audiocraft.py``, or ``callbacks=[StabilityCallback()]``. Whatever is looked up only about a bad step (the
-first bad parameter, the batch's files, whether the weights are still finite) costs a good one nothing.
+``scripts/train_audiocraft.py``, or ``callbacks=[StabilityCallback()]``, or :func:`watch` for every training of a process.
+Whatever is looked up only about a bad step (the first bad parameter, the batch's files, whether the weights are still
+finite) costs a good one nothing.
 """
 
 from __future__ import annotations
@@ -80,6 +81,19 @@ def guard(run: Path, **options: Any) -> MonitorGuard:
     return MonitorGuard(StabilityMonitor(StabilityConfig(**options), log), [late + 1] if late else ())
 
 
+def watch(monitor: bool = True) -> str:
+    """Have the monitor in every training of this process on the shared trainer, or not.
+
+    Returns the ``guard`` of trainings that run as a process of their own: ``""``, as their script says, or ``null``, none.
+    """
+    if monitor:
+        callbacks.CallbackRegistry.register(StabilityCallback.name, StabilityCallback)
+        callbacks.CallbackRegistry.everywhere(StabilityCallback.name)
+    else:
+        callbacks.CallbackRegistry.not_everywhere(StabilityCallback.name)
+    return "" if monitor else "null"
+
+
 class StabilityCallback(callbacks.Callback):
     """The monitor in the Accelerate trainer: it looks at the gradients before they are clipped and the update is made.
 
@@ -102,20 +116,23 @@ class StabilityCallback(callbacks.Callback):
             self.monitor.start_epoch(epoch + 1, len(trainer.batches.plan(epoch)) // trainer.settings.gradient_accumulation_steps)
 
     def on_gradients(self, trainer: Trainer) -> None:
-        gradients = [parameter.grad for parameter in trainer.trained if parameter.grad is not None]
-        norm = float(nn.utils.get_total_norm(gradients))
+        trainer.gradient_norm = trainer.measure_gradients()
+        norm = float(trainer.gradient_norm)
         decision = self.monitor.look(
             trainer.step + 1,
             {name: float(value) for name, value in trainer.accelerator.reduce(trainer.losses, reduction="mean").items()},
             norm,
             overflow=trainer.accelerator.scaler is not None and not math.isfinite(norm),
             bad_parameter=lambda: first_bad_gradient(trainer.model.named_parameters()),
+            files=trainer.examples,
             weights_finite=lambda: all_finite(trainer.model.named_parameters()),
         )
         if decision.action == "clip":
-            nn.utils.clip_grad_norm_(trainer.trained, decision.max_norm)
+            nn.utils.clip_grads_with_norm_(trainer.trained, decision.max_norm, trainer.gradient_norm)
+            trainer.gradient_norm = None
         elif decision.action != "step":
             trainer.optimizer.zero_grad(set_to_none=True)  # the optimizer passes over what has no gradient
+            trainer.gradient_norm = None
         for group in trainer.optimizer.param_groups:
             group["lr"] *= decision.lr_scale
         if decision.action == "rewind":

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy
 import torch
 
+from .. import files
 from ..errors import UserError
 from ..trainer.system import System
 from . import evaluation, losses
@@ -37,6 +38,9 @@ class EdmSystem(System):
 
     def example(self, index: int, rng: numpy.random.Generator) -> dict[str, torch.Tensor]:
         return self.training.crop(index // self.settings.crops, rng)
+
+    def name(self, index: int) -> str:
+        return files.relative(self.train_tracks[index // self.settings.crops].audio)
 
     def loss(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return losses.total(model(batch["inputs"]), batch, self.settings)

@@ -81,6 +81,11 @@ class CallbackRegistry:
         return cls._known[name](**options)
 
     @classmethod
+    def not_everywhere(cls, name: str) -> None:
+        """Take back :meth:`everywhere` for a name."""
+        cls._everywhere = [known for known in cls._everywhere if known != name]
+
+    @classmethod
     def everywhere(cls, *names: str) -> list[Callback]:
         """Have every trainer of this process take a new callback of each of these names too; returns new ones of all so far."""
         cls._everywhere += [name for name in names if name not in cls._everywhere]
@@ -88,7 +93,7 @@ class CallbackRegistry:
 
 
 class GradientClipping(Callback):
-    """Scales the gradients down to a norm of at most ``max_norm`` (none: only measures it)."""
+    """Scales the gradients down to a norm of at most ``max_norm`` (none: only measures it, unless that is done already)."""
 
     order = 10
 
@@ -96,7 +101,10 @@ class GradientClipping(Callback):
         self.max_norm = max_norm
 
     def on_gradients(self, trainer: Trainer) -> None:
-        trainer.gradient_norm = torch.nn.utils.clip_grad_norm_(trainer.trained, self.max_norm or math.inf)
+        if trainer.gradient_norm is None:
+            trainer.gradient_norm = trainer.measure_gradients()
+        if self.max_norm:
+            torch.nn.utils.clip_grads_with_norm_(trainer.trained, self.max_norm, trainer.gradient_norm)
 
 
 class FeatureRedraw(Callback):

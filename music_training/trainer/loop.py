@@ -62,7 +62,7 @@ class Trainer:
 
         self.step = self.epoch = self.position = 0  # updates done; epochs done; batches of this epoch's plan done
         self.reason = ""  # why the training ended
-        self.gradient_norm: torch.Tensor | None = None
+        self.gradient_norm: torch.Tensor | None = None  # of the update in hand, as soon as a callback has measured it
         self.metrics: dict[str, float] = {}  # the latest logged ones, training and validation
         self.losses: dict[str, torch.Tensor] = {}  # those of the update in hand
         self._sums: dict[str, torch.Tensor] = {}  # losses since the last logged row
@@ -98,6 +98,15 @@ class Trainer:
         parts: list[Any] = [None] * self.processes
         torch.distributed.all_gather_object(parts, items)
         return [parts[place % self.processes][place // self.processes] for place in range(sum(map(len, parts)))]
+
+    def measure_gradients(self) -> torch.Tensor:
+        """The norm of all gradients of the update in hand."""
+        return torch.nn.utils.get_total_norm([parameter.grad for parameter in self.trained if parameter.grad is not None])
+
+    def examples(self) -> list[str]:
+        """What the examples of the update in hand are called, in all processes."""
+        used = self.processes * self.settings.gradient_accumulation_steps
+        return [self.system.name(index) for batch in self._plan[self.position : self.position + used] for index in batch]
 
     # The loop
 
@@ -194,7 +203,7 @@ class Trainer:
         if self.settings.distributed.sync_gradient_barrier:
             self.accelerator.wait_for_everyone()
         self.accelerator.unscale_gradients()
-        self.losses = losses
+        self.losses, self.gradient_norm = losses, None
         self._call("on_gradients")
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -33,6 +33,10 @@ class System:
         """One training example; all its randomness comes from ``rng``, which depends on seed, epoch and index."""
         raise NotImplementedError
 
+    def name(self, index: int) -> str:
+        """What a training example is called where it is to be looked at: its file, if it has one."""
+        return f"example {index}"
+
     def collate(self, examples: list[Any]) -> Any:
         """A batch of examples: nested tensors, which the trainer moves to the device."""
         return default_collate(examples)

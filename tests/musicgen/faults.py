@@ -51,15 +51,10 @@ def faulty(
 
     nan_loss, inf_gradient, huge_gradient, bad_weights, high_scale (of the fp16 scaler), nan_discriminator, and from the
     first of them on growing_rate (ten times the rate of the update before). Without ``monitor`` a guard that knows only
-    its ``plan``: number of the update to decision. The weights before the updates ``record`` are kept in ``logs/``.
+    its ``plan``: number of the update to decision. The weights before the updates ``record`` are kept as ``logs/before_<number>.th``.
     """
     _inject(run, fault, set(at or []), set(record or []))
     return stability_hooks.guard(run, **options) if monitor else Planned(plan)
-
-
-def seen(run: Path, number: int) -> Path:
-    """Where the weights before the update ``number`` are kept."""
-    return run / "logs" / f"before_{number}.th"
 
 
 def _inject(run: Path, fault: str, at: set, record: set) -> None:
@@ -77,7 +72,7 @@ def _inject(run: Path, fault: str, at: set, record: set) -> None:
                 return upstream(self, part, module, optimizer, losses, *more, **named)
             count += 1
             if count in record:
-                torch.save(module.state_dict(), seen(run, count))
+                torch.save(module.state_dict(), run / "logs" / f"before_{count}.th")
             parameters = [value for value in module.parameters() if value.grad is not None]
             if fault == "growing_rate" and count >= min(at):
                 for group in optimizer.param_groups:

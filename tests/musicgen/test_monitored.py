@@ -8,7 +8,6 @@ import numpy
 import pytest
 import soundfile
 import torch
-from faults import seen
 
 from music_training import runs
 from music_training.musicgen import audiocraft_compat, checkpoints
@@ -145,7 +144,7 @@ def test_poisoned_weights_go_back_to_the_last_state_and_the_data_goes_on(forked,
     assert (event["step"], event["action"]) == (6, "rewind") and "weights are not finite" in event["cause"]
     assert finite("watched")
     assert [row["step"] for row in rows("watched")] == list(range(1, 13)) and rows("watched")[4]["rewinds"] == 1
-    before = torch.load(seen(runs.folder() / "watched", 7), weights_only=True)
+    before = torch.load(runs.folder() / "watched" / "logs" / "before_7.th", weights_only=True)
     assert equal(before, state("watched", 4))
     forked(*short, *fault("bad_weights", 6, monitor=False), "run=alone")
     assert not finite("alone")

@@ -14,7 +14,7 @@ from music_training.trainer.callbacks import Callback, CallbackRegistry
 from music_training.trainer.config import Training
 from music_training.trainer.loop import Trainer
 from training_checks import stability_monitor
-from training_checks.stability_hooks import StabilityCallback, all_finite, first_bad_gradient
+from training_checks.stability_hooks import StabilityCallback, all_finite, first_bad_gradient, watch
 from training_checks.stability_monitor import StabilityConfig
 
 sys.path.insert(0, str(files.REPOSITORY / "tests" / "trainer"))
@@ -101,6 +101,9 @@ def test_a_bad_step_leaves_the_weights_as_they_are(kind):
     assert event["kind"] == {"nan": "nan_loss", "inf": "inf_gradient"}[kind]
     if kind == "inf":
         assert event["name"] == "0.bias"
+    assert len(event["files"]) == 4 and all(name.startswith("example ") for name in event["files"])
+    row = next(row for row in runs.read_metrics(runs.find("watched")) if row["step"] == 6)
+    assert math.isfinite(row["gradient_norm"])
     alone = Fault([6], kind)
     _, trainer = train("alone", alone)
     assert not all_finite(trainer.model.named_parameters())
@@ -144,15 +147,17 @@ def test_a_continued_training_has_its_monitor_back():
     assert other.monitor.state_dict()["usual"] == callback.monitor.state_dict()["usual"]
 
 
-def test_a_caller_can_have_it_in_every_training_of_a_process(monkeypatch):
+def test_one_switch_for_every_training_of_a_process_and_those_that_it_starts(monkeypatch):
     monkeypatch.setattr(CallbackRegistry, "_everywhere", [])
     monkeypatch.setattr(CallbackRegistry, "_known", {})
-    CallbackRegistry.register("stability", StabilityCallback)
-    CallbackRegistry.everywhere("stability")
+    assert watch() == watch() == ""
     _, trainer = train("everywhere")
     assert [type(item) for item in trainer.callbacks].count(StabilityCallback) == 1
     _, trainer = train("handed-in", monitor())
     assert [type(item) for item in trainer.callbacks].count(StabilityCallback) == 1
+    assert watch(False) == "null"
+    _, trainer = train("nobody")
+    assert StabilityCallback not in map(type, trainer.callbacks)
 
 
 def test_the_first_bad_parameter_is_named():

@@ -38,6 +38,9 @@ class CloudSystem(System):
         clip = self.train.random(index // self.settings.crops, rng)
         return clip.mel, clip.emotion, clip.cloud, clip.colours
 
+    def name(self, index: int) -> str:
+        return self.train.entries[index // self.settings.crops].audio_path
+
     def loss(self, model: torch.nn.Module, batch: Any) -> dict[str, Tensor]:
         mel, emotion, cloud, colours = batch
         made, tint = model(mel, emotion)
