@@ -51,12 +51,12 @@ class SamplerSettings(config.Settings):
     prompts: int | None = None
     continuations: int = Field(0, ge=0)
     continue_seconds: float = Field(2.0, gt=0)
-    duration: float = 5.0
-    temperature: float = 1.0
-    top_k: int = 250
-    top_p: float = 0.0
-    guidance: float = 3.0
-    batch: int = 8
+    duration: float = Sampling.duration
+    temperature: float = Sampling.temperature
+    top_k: int = Sampling.top_k
+    top_p: float = Sampling.top_p
+    guidance: float = Sampling.guidance
+    batch: int = Sampling.rows
     threads: int = 1
 
     def sampling(self) -> Sampling:

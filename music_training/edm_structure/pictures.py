@@ -30,10 +30,14 @@ def image(figure):
 def annotated(track: AnnotatedTrack):
     """An annotated track: waveform, sections in colour, beats."""
     samples, _ = audio.read(track.audio, RATE)
+    return image(writers.plot(structure_of(track), samples, RATE, title=track.id))
+
+
+def structure_of(track: AnnotatedTrack) -> Structure:
+    """A track's annotation in the form of a prediction; beats that are no downbeats have the position 2."""
     positions = numpy.where(numpy.isin(track.beats, track.downbeats), 1, 2)
     spans = [(*interval, name) for interval, name in zip(track.intervals, track.labels, strict=True)]
-    structure = Structure(track.bpm or 0.0, track.beats, positions, spans, track.duration)
-    return image(writers.plot(structure, samples, RATE, title=track.id))
+    return Structure(track.bpm or 0.0, track.beats, positions, spans, track.duration)
 
 
 def library_table(tracks: Sequence[AnnotatedTrack]):

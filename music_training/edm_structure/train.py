@@ -156,15 +156,22 @@ def cross_validate(settings: EdmSettings, name: str | None = None) -> dict:
 
 def demonstration_track(settings: EdmSettings, audio_dir: str = ""):
     """A track to show a prediction on: the first file of a person's own folder, else a held-out track."""
-    import numpy
-
     from . import tracks
-    from .data import AnnotatedTrack, split
+    from .data import split
 
     if not audio_dir:
         return split(tracks.load(settings), settings)[1][0]
     found = sorted(tracks.audio_files(Path(audio_dir).expanduser()))
     if not found:
         raise UserError(f"{audio_dir}: no audio file in this folder")
+    return unknown_track(found[0])
+
+
+def unknown_track(path: Path):
+    """A track of which only the audio is known."""
+    import numpy
+
+    from .data import AnnotatedTrack
+
     none = numpy.zeros(0)
-    return AnnotatedTrack(found[0].stem, found[0], "", 0.0, none, [], none, none)
+    return AnnotatedTrack(path.stem, path, "", 0.0, none, [], none, none)

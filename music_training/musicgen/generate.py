@@ -206,12 +206,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the first candidate; the others count on (default: %(default)s)")
     parser.add_argument("--candidates", type=int, default=1, help="how many clips to draw for each text, ranked by their checks")
     parser.add_argument("--keep", type=int, help="write only so many of the best candidates")
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--top-k", type=int, default=250)
-    parser.add_argument("--top-p", type=float, default=0.0)
-    parser.add_argument("--guidance", type=float, default=3.0, help="how strongly the text counts (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=Sampling.temperature)
+    parser.add_argument("--top-k", type=int, default=Sampling.top_k)
+    parser.add_argument("--top-p", type=float, default=Sampling.top_p)
+    parser.add_argument("--guidance", type=float, default=Sampling.guidance, help="how strongly the text counts (default: %(default)s)")
     parser.add_argument(
-        "--batch", type=int, default=8, help="clips computed together; another number gives other bits (default: %(default)s)"
+        "--batch", type=int, default=Sampling.rows, help="clips computed together; another number gives other bits (default: %(default)s)"
     )
     parser.add_argument("--threads", type=int, default=1, help="compute threads on a CPU; another number gives other bits")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")

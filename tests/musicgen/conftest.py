@@ -1,4 +1,4 @@
-"""A few seconds of synthetic tones as segments with manifests, and a way to train on them in a process of its own."""
+"""Ways to train on a few seconds of synthetic tones, in a process of its own."""
 
 import json
 import os
@@ -7,32 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy
 import pytest
-import soundfile
 
 from music_training import files
-
-
-@pytest.fixture
-def egs(outputs):
-    """Writes 6 training and 2 validation clips of 2 s (synthetic chords) and returns the data set's name."""
-    random = numpy.random.default_rng(0)
-    time = numpy.arange(2 * 32000) / 32000
-    for split, count in (("train", 6), ("valid", 2)):
-        lines = []
-        for number in range(count):
-            tones = sum(numpy.sin(2 * numpy.pi * pitch * time) for pitch in random.uniform(100, 2000, 4))
-            path = outputs / "segments" / "tones" / f"{split}{number}_0000.wav"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(path, 0.1 * tones + 0.01 * random.standard_normal(len(time)), 32000, subtype="PCM_16")
-            sidecar = dict(title="", artist="", key="", bpm=120, genre="tones", moods=[], description="four tones", name="", instrument="")
-            files.write_json(path.with_suffix(".json"), {**sidecar, "keywords": []})
-            line = dict(path=files.relative(path), duration=2.0, sample_rate=32000, amplitude=None, weight=None, info_path=None)
-            lines.append(json.dumps(line) + "\n")
-        files.write_text(outputs / "egs" / "tones" / split / "data.jsonl", "".join(lines))
-    return "tones"
-
 
 TINY = [
     "datasource.train=egs/tones/train",
@@ -113,24 +90,6 @@ def gan_overrides(codec_overrides) -> list[str]:
     plain = [override for override in codec_overrides if not override.startswith("adversarial")] + ["msspec.range_end=8"]
     schedule = ["schedule.lr_scheduler=cosine", "schedule.cosine.warmup=3"]
     return [*plain, *FINE, *schedule, *ADVERSARIAL, "adversarial.every=2"]
-
-
-@pytest.fixture
-def codec(outputs, codec_overrides):
-    """A codec with random weights, for language models to listen through."""
-    from music_training.musicgen import audiocraft_compat
-
-    audiocraft_compat.install()
-    import torch
-    from audiocraft.models import builders
-
-    from music_training.musicgen.models import save_weights
-    from music_training.musicgen.train import compose
-
-    torch.manual_seed(0)
-    config = compose(["model=codec_tiny", "device=cpu", "rvq.kmeans_init=false"])
-    save_weights(files.outputs_root() / "codec", builders.get_compression_model(config).state_dict(), config)
-    return "codec"
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The stages of a curriculum, what they train with, and a small one: killed on the way it ends as if it had not been."""
 
+import json
 import os
 import signal
 import subprocess
@@ -132,6 +133,37 @@ def test_a_small_curriculum_killed_inside_a_stage_ends_with_the_same_bits(prepar
     assert code == 0 and text.count("up to date") >= 3
     code, text = told("--auto", "--dry-run", outputs=whole)
     assert text.count("finished (run_") == 3
+
+
+@pytest.mark.long
+def test_every_step_of_a_curriculum_that_holds_tokens_sees_as_much(egs, codec, tmp_path, monkeypatch):
+    """Counted from the files of every update and from the loss's own axis, with a batch that is computed in parts."""
+    for name, text in {"a_1s": "1\nbatch_size: 4", "b_2s": "2\nbatch_size: 1"}.items():
+        files.write_text(tmp_path / "own" / f"{name}.yaml", f"segment_seconds: {text}\nepochs: 1\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(files.REPOSITORY), str(files.REPOSITORY / "tests" / "musicgen")]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    hydra = ["+guard_options.plan={}", "+guard_options.part=lm", "logging.every=1", "dataset.valid.num_samples=2"]
+    base = LanguageModelSettings(model="lm_tiny", conditioning="lut", codec=codec, updates_per_epoch=3, workers=0, hydra=hydra)
+    sizes = {}
+    for hold in (True, False):
+        settings = CurriculumSettings(curriculum=str(tmp_path / "own"), hold_tokens=hold)
+        results = curriculum.train(base, settings, egs, f"test/{hold}", "guards:planned")
+        seen = {}
+        for result, seconds in zip(results, (1, 2), strict=True):
+            lines = (runs.folder() / result["run"] / "logs" / "guard.jsonl").read_text().splitlines()
+            asked = [json.loads(line) for line in lines if '"files"' in line]
+            assert len(asked) == 3
+            seen[result["stage"]] = {seconds * len(update["files"]) for update in asked}
+        sizes[hold] = seen
+        train = curriculum.losses(results).query("part == 'train'")
+        steps = train.hours.diff().dropna() * 3600
+        assert len(train) == 6 and (steps.round(6) == 4).all() == hold
+    assert sizes == {True: {"a_1s": {4}, "b_2s": {4}}, False: {"a_1s": {4}, "b_2s": {2}}}
+    config = (runs.folder() / results[0]["run"] / "config.yaml").read_text()
+    assert "accumulate: 1" in config
+    held = next(path for path in runs.folder().glob("*/config.yaml") if "accumulate: 2" in path.read_text())
+    log = (held.parent / "logs" / "train.log").read_text()
+    assert "batches of 1 x 2" in log and "b-2s" in held.parent.name
 
 
 @pytest.mark.long

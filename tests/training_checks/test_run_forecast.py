@@ -103,8 +103,8 @@ def test_running_out_of_memory_in_the_measuring_process_is_told_apart(outputs, t
 
 
 @pytest.mark.long
-def test_three_real_steps_of_a_real_configuration(tones):
-    overrides = CodecSettings(model="codec_tiny", adversarial=False, batch_size=2, segment_seconds=0.5, workers=0).overrides(tones)
+def test_three_real_steps_of_a_real_configuration(egs):
+    overrides = CodecSettings(model="codec_tiny", adversarial=False, batch_size=2, segment_seconds=0.5, workers=0).overrides(egs)
     measured = forecast.measure(overrides)
     assert 0 < measured.step_seconds < 60 and measured.valid_seconds > 0
     assert 10**8 < measured.memory < 10**10
