@@ -146,10 +146,8 @@ def _look_at_sources(report: Report, audio_dir: str, sample: int) -> None:
     faults = data.listen([(str(paths[number * len(paths) // count]), 0.0) for number in range(count)], data.Limits(), raw=True)
     found = []
     for finding in data.audio_findings(faults, "source", len(paths)):  # 03_segment_audio rejects these by itself and says so
-        severity = "note" if finding.severity in ("warning", "fault") else finding.severity
-        found.append(
-            Finding(severity, finding.subject, finding.message, "03_segment_audio leaves it out" if severity == "note" else finding.todo)
-        )
+        left_out = finding.severity in ("warning", "fault")
+        found.append(Finding("note", finding.subject, finding.message, "03_segment_audio leaves it out" if left_out else finding.todo))
     report.findings += found or [Finding("ok", "sources", f"{len(paths)} files, {faults.looked_at} of them decoded")]
 
 

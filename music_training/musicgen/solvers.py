@@ -163,6 +163,10 @@ class CodecSolver(RunLoop, CompressionSolver):
                 self.make_update("discriminator", adversary.adversary, adversary.optimizer, {"loss": losses[f"d_{name}"]})
         return {**losses, "d_loss": torch.stack(list(losses.values())).sum()}
 
+    def _rewind(self, cause: str) -> None:
+        learn(self.model, wanted=False)  # what the codebooks saw of the batch that is left out
+        super()._rewind(cause)
+
     def more_metrics(self) -> dict[str, float]:
         return {**super().more_metrics(), **({} if self.without_quantiser else usage(self.model))}
 
