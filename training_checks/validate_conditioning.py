@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from music_training import config, files, profiles, runs, stages
+from music_training import config, files, profiles, stages
 from music_training.errors import UserError, run_command
 from music_training.library import manifests
 from music_training.musicgen.training import LanguageModelSettings
@@ -194,7 +194,7 @@ def permutation_test(features: numpy.ndarray, permutations: int = 999, seed: int
     seen = statistic(identity)
     random = numpy.random.default_rng(seed)
     as_large = sum(statistic(random.permuted(identity, axis=0)) >= seen - 1e-9 for _ in range(permutations))
-    return seen, (1 + as_large) / (1 + permutations)
+    return float(seen), float((1 + as_large) / (1 + permutations))
 
 
 def timbre(audio: torch.Tensor, sample_rate: int) -> numpy.ndarray:
@@ -232,12 +232,11 @@ def effect(
 
 def effect_of(model: str, texts: list[str] | None = None, seeds: int = 6, seconds: float = 3.0, permutations: int = 999) -> Report:
     """:func:`effect` for a trained model: a run, or a weights folder. The texts default to the listening page's prompts."""
-    from music_training.musicgen.generate import generate_all
+    from music_training.musicgen.generate import generate_all, weights_of
     from music_training.musicgen.models import load_musicgen
     from music_training.musicgen.prompts import Prompt, Sampling
 
-    folder = runs.folder() / model / runs.CHECKPOINTS / "best" if (runs.folder() / model).is_dir() else files.absolute(model)
-    loaded = load_musicgen(folder)
+    loaded = load_musicgen(weights_of(model))
     if "description" not in loaded.lm.condition_provider.conditioners:
         raise UserError(f"{model}: was trained without text; there is no effect to look for")
     if not texts:

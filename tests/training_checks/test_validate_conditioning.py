@@ -142,6 +142,7 @@ def test_the_effect_through_sound():
     pitches = {"low": 200.0, "middle": 900.0, "high": 4000.0}
     good = conditioning.effect(lambda text, seed: conditioning.timbre(clip(pitches[text], seed), 32000), list(pitches), 4)
     assert good.passed and good.figures["p"] <= 0.01
+    assert json.loads(good.json())["figures"]["p"] == good.figures["p"]
     deaf = conditioning.effect(lambda text, seed: conditioning.timbre(clip(200.0 + 300 * seed, seed), 32000), list(pitches), 4)
     assert not deaf.passed and deaf.figures["p"] == 1.0 and "none to be seen" in deaf.findings[0].message
 
