@@ -70,15 +70,17 @@ class MonitorGuard:
 def guard(run: Path, **options: Any) -> MonitorGuard:
     """The guard of a run folder; ``options`` are those of :class:`StabilityConfig`. Its log is ``logs/stability.jsonl``.
 
-    A codec whose quantiser starts late (``quantize_after``) has other losses from there on: what is usual is learnt anew.
+    A codec whose quantiser starts late (``quantize_after``) has other losses from there on, and so has one whose weights of
+    the losses change (``later``): what is usual is learnt anew.
     """
     import flashy
     from omegaconf import OmegaConf
 
     path = run / "config.yaml"
-    late = OmegaConf.load(path).get("quantize_after", 0) if path.is_file() else 0
+    known = OmegaConf.load(path) if path.is_file() else {}
+    changes = [known.get("quantize_after"), (known.get("later") or {}).get("step")]
     log = run / LOG if flashy.distrib.is_rank_zero() else None
-    return MonitorGuard(StabilityMonitor(StabilityConfig(**options), log), [late + 1] if late else ())
+    return MonitorGuard(StabilityMonitor(StabilityConfig(**options), log), [step + 1 for step in changes if step])
 
 
 def watch(monitor: bool = True) -> str:

@@ -44,6 +44,7 @@ class CodecSolver(RunLoop, CompressionSolver):
         self.balancer.total_norm *= flashy.distrib.world_size()
         self.register_stateful("balancer.averager")
         self.use_scaler()
+        self._weights = dict(self.balancer.weights)
         for name in cfg.later.losses:
             if name not in self.balancer.weights:
                 raise UserError(f"later.losses.{name}: losses has no weight of that name{config.suggest(name, self.balancer.weights)}")
@@ -77,8 +78,8 @@ class CodecSolver(RunLoop, CompressionSolver):
         if self.cfg.living_codebooks and not self.without_quantiser and not all(book.inited for book in codebooks_of(self.model)):
             start_codebooks(self.model, (part for group in self.batches(self.place.batch) for part in group))
             self.model.train()
-        if self.cfg.later.step is not None and self.step >= self.cfg.later.step:
-            self.balancer.weights.update(self.cfg.later.losses)
+        later = self.cfg.later.step is not None and self.step >= self.cfg.later.step  # not for good: a rewind may lead before it
+        self.balancer.weights = {**self._weights, **(self.cfg.later.losses if later else {})}
         if self._compare_compiled:
             self._keep_compiled_if_the_same(parts[0].to(self.device))
         balance = self.balancer.averager.state_dict()
