@@ -214,7 +214,10 @@ def _material(dataset: str, seconds: float) -> str:
 
 
 def losses(results: list[dict[str, Any]]) -> pandas.DataFrame:
-    """Logged cross-entropies of the stages (``ce``) over the hours of audio seen since the first step of the first."""
+    """Logged cross-entropies of the stages (``ce``) over the hours of audio seen since the first step of the first.
+
+    ``begin`` is where on that axis the stage of a row begins.
+    """
     import pandas
     from omegaconf import OmegaConf
 
@@ -224,7 +227,14 @@ def losses(results: list[dict[str, Any]]) -> pandas.DataFrame:
         per_step = cfg.dataset.batch_size * cfg.dataset.segment_duration / 3600
         logged = [row for row in runs.read_metrics(runs.folder() / result["run"]) if row.get("ce") is not None]
         rows += [
-            {"stage": result["stage"], "part": row["stage"], "step": row["step"], "hours": before + row["step"] * per_step, "ce": row["ce"]}
+            {
+                "stage": result["stage"],
+                "part": row["stage"],
+                "step": row["step"],
+                "hours": before + row["step"] * per_step,
+                "ce": row["ce"],
+                "begin": before,
+            }
             for row in logged
         ]
         before += cfg.optim.epochs * cfg.optim.updates_per_epoch * per_step
@@ -244,7 +254,7 @@ def draw(results: list[dict[str, Any]]) -> Figure:
             chosen = rows[rows.part == part]
             axes.plot(chosen.hours * 3600 * rate / 1e6, chosen.ce, style, color=f"C{number}", ms=4, label=f"{result['stage']} {part}")
         if number:
-            axes.axvline(rows.hours.min() * 3600 * rate / 1e6, color="#888888", ls="--", lw=1)
+            axes.axvline(rows.begin.iloc[0] * 3600 * rate / 1e6, color="#888888", ls="--", lw=1)
     axes.set(xlabel="tokens seen (millions)", ylabel="cross-entropy (nats)", title="Loss over tokens; dashed: a stage begins")
     axes.legend(fontsize=8, ncol=len(results))
     pyplot.close(figure)  # the caller shows it, once

@@ -233,9 +233,8 @@ class LanguageModelSolver(RunLoop, MusicGenSolver):
             loss, by_codebook = self._compute_cross_entropy(predicted.logits.float(), codes, mask & predicted.mask)
             if part[0].is_floating_point() and not part[0].isfinite().all():
                 loss = loss * math.nan  # a codec makes tokens of anything: who looks after the training is to see that this is no audio
-            scaled = self.scaler.scale(loss / len(parts)) if self.scaler else loss / len(parts)
             with flashy.distrib.eager_sync_gradients(self.model.parameters()) if eager else nullcontext():
-                scaled.backward()
+                self.scaled(loss / len(parts)).backward()
             metrics = {"ce": loss.detach(), "ppl": loss.detach().exp()}
             for number, each in enumerate(by_codebook, start=1):
                 metrics |= {f"ce_q{number}": each, f"ppl_q{number}": each.exp()}

@@ -58,7 +58,7 @@ def faulty(
 
 
 def _inject(run: Path, fault: str, at: set, record: set) -> None:
-    count = 0
+    count, usual = 0, []
     for solver in (solvers.CodecSolver, solvers.LanguageModelSolver):
         upstream = solver.make_update
 
@@ -94,14 +94,20 @@ def _inject(run: Path, fault: str, at: set, record: set) -> None:
                     parameters[0].grad.fill_(math.nan)
             return upstream(self, part, module, optimizer, losses, *more, **named)
 
-        solver.make_update = make_update
-        if fault == "high_scale":
-            scaled = solver.scaled
+        def use_scaler(self, upstream=solver.use_scaler):
+            upstream(self)
+            if self.scaler:  # coming down from 65536 takes tiny models more steps than they have
+                self.scaler._init_scale = 16.0
 
-            def with_high_scale(self, value, scaled=scaled):
-                if count + 1 in at:
-                    self.scaler.scale(value.new_ones(()))  # makes the factor, on the first call
-                    self.scaler._scale.fill_(2.0**40)
+        solver.make_update, solver.use_scaler = make_update, use_scaler
+        if fault == "high_scale":
+
+            def with_high_scale(self, value, scaled=solver.scaled):
+                if count + 1 in at and not usual:
+                    usual.append(float(self.scaler._scale))
+                    self.scaler._scale.fill_(2.0**60)
+                elif usual and count + 1 not in at:
+                    self.scaler._scale.fill_(usual.pop() / 2)
                 return scaled(self, value)
 
             solver.scaled = with_high_scale

@@ -158,6 +158,7 @@ def test_every_step_of_a_curriculum_that_holds_tokens_sees_as_much(egs, codec, t
         train = curriculum.losses(results).query("part == 'train'")
         steps = train.hours.diff().dropna() * 3600
         assert len(train) == 6 and (steps.round(6) == 4).all() == hold
+        assert train.begin.unique() == pytest.approx([0, 12 / 3600])
     assert sizes == {True: {"a_1s": {4}, "b_2s": {4}}, False: {"a_1s": {4}, "b_2s": {2}}}
     config = (runs.folder() / results[0]["run"] / "config.yaml").read_text()
     assert "accumulate: 1" in config
