@@ -249,9 +249,9 @@ def test_an_fp16_overflow_is_no_fault_and_a_nan_in_fp16_is(forked, request, kind
     assert sum(event.get("overflow", 0) for event in counts) == 1 and events("overflowing") == []
     assert stability_monitor.check("overflowing").passed and finite("overflowing")
     assert equal(state("overflowing", 5), state("overflowing", 4)) and not equal(state("overflowing", 6), state("overflowing", 5))
-    codes, log = forked(*short, *fault("nan_loss", 5), "run=nan")
+    codes, log = forked(*short, *fault("nan_loss", 5), "run=spoilt")
     assert codes == [0], log
-    assert [(event["step"], event["kind"]) for event in events("nan")] == [(5, "nan_loss")] and finite("nan")
+    assert [(event["step"], event["kind"]) for event in events("spoilt")] == [(5, "nan_loss")] and finite("spoilt")
     codes, log = forked(*short, *fault("bad_weights", 6), "run=back")  # the scaler goes back, too
     assert codes == [0], log
     assert events("back")[0]["action"] == "rewind" and finite("back")
