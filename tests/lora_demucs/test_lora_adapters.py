@@ -213,14 +213,42 @@ def test_the_table_counts_what_is_there(model, found):
     assert sum(row["parameters"] for row in rows) == sum(value.numel() for value in made.tensors().values())
 
 
-@pytest.mark.long
-def test_full_size_shares():
+@pytest.fixture(scope="module")
+def full():
+    """The architecture of the published htdemucs, weights random, layer scales so large that gradients can be told from zero."""
     from demucs.htdemucs import HTDemucs
+    from demucs.transformer import LayerScale
 
-    full = HTDemucs(["drums", "bass", "other", "vocals"])
+    torch.manual_seed(0)
+    model = HTDemucs(["drums", "bass", "other", "vocals"], bottom_channels=512, segment=39 / 5)
+    for module in model.modules():
+        if isinstance(module, LayerScale):
+            torch.nn.init.constant_(module.scale, 0.1)
+    return model
+
+
+@pytest.mark.long
+def test_full_size_shares(full):
     whole = sum(value.numel() for value in full.parameters())
+    assert whole == pytest.approx(42e6, rel=0.01)
     for rank in (4, 8):
         assert ranks.cost(layers.adaptable(full), ranks.allocate(layers.adaptable(full), HtDemucs(lora_rank=rank))) < 0.05 * whole
+
+
+@pytest.mark.long
+def test_full_size_gradients_and_file(full, tmp_path):
+    whole = sum(value.numel() for value in full.parameters())
+    made = adapters.Adapters(full)
+    chosen = ranks.allocate(layers.adaptable(full, tuple(stems.heads(full))), HtDemucs(lora_rank=8))
+    made.add("one", replace(info_of(made, STEMS), ranks=chosen), seed=1)
+    shake(made)
+    full.train()
+    full(0.1 * torch.randn(1, 2, 22050, generator=torch.Generator().manual_seed(0))).square().mean().backward()
+    trained = made.tensors()
+    assert [name for name, value in trained.items() if value.grad is None or not value.grad.abs().sum() > 0] == []
+    assert sum(value.numel() for value in trained.values()) < 0.05 * whole
+    folder = made.save(tmp_path / "adapter")
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 0.05 * 4 * whole
 
 
 # Base models

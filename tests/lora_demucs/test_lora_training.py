@@ -95,5 +95,25 @@ def test_all_weights_from_scratch_and_gradient_ranks_on_top(settings, stem_folde
 
 
 @pytest.mark.long
-def test_onnx_parity(tmp_path):
-    assert export.to_onnx(small(), tmp_path / "small.onnx") < 1e-4
+def test_onnx_by_itself_gives_the_stems_of_the_adapted_model(settings, tmp_path, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    train.train(settings, run_name="whole")
+    command.main(["export", "whole", str(tmp_path), "--name", "mine", "--onnx"])
+    assert "are left to the caller" in capsys.readouterr().out
+    model = train.open_adapted("whole").model
+    mixture = torch.from_numpy(0.1 * numpy.random.default_rng(3).standard_normal((1, 2, RATE)).astype(numpy.float32))
+    session = onnxruntime.InferenceSession(str(tmp_path / "mine.onnx"), providers=["CPUExecutionProvider"])
+    spectrum = model._magnitude(model._spec(mixture)).contiguous()
+    spectra, waves = map(torch.from_numpy, session.run(None, {"spectrum": spectrum.numpy(), "mixture": mixture.numpy()}))
+    with torch.no_grad():
+        wanted = model(mixture)
+    found = model._ispec(model._mask(None, spectra), RATE) + waves
+    assert found.shape == (1, len(STEMS), 2, RATE) and (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+@pytest.mark.long
+def test_an_onnx_file_that_differs_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "PARITY", -1.0)
+    with pytest.raises(UserError, match="not kept"):
+        export.to_onnx(small(), tmp_path / "small.onnx")
+    assert not (tmp_path / "small.onnx").exists()
