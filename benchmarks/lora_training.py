@@ -91,7 +91,7 @@ def measure(variant: str, steps: int, seconds: float, rank: int) -> dict:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         spent.append(time.process_time() - start)
-        losses.append(float(loss))
+        losses.append(loss.item())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     with tempfile.TemporaryDirectory() as folder:
         if made:

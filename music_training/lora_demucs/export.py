@@ -72,7 +72,7 @@ def load_lora_weights(model: nn.Module, folder: str | Path) -> nn.Module:
 
 
 def quantize(model: nn.Module, optimize_scales: bool = True) -> dict[str, Tensor]:
-    """The state of a model with its matrices as int8: one scale for each output channel, vectors as they are.
+    """The state of a model with its matrices and kernels as int8: one scale for each row (first dimension), vectors as they are.
 
     ``optimize_scales`` takes the clipping with the least square error, between 0.8 and 1 times the largest weight.
     """
