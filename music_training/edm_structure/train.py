@@ -10,6 +10,7 @@ from pathlib import Path
 from .. import files, runs, stages
 from ..errors import UserError
 from ..progress import progress
+from ..trainer import stage
 from .config import EdmSettings
 
 EVALUATION = "evaluation"
@@ -38,19 +39,10 @@ def train_stage(settings: EdmSettings, *, scope: str, description: str = "defaul
 
     inputs = [catalogue.path_of(settings.dataset)] if settings.dataset else [Path(settings.annotations or ".").expanduser()]
 
-    def make(draft: stages.Draft) -> stages.Made:
-        name = draft.memory.get("run")
-        run = runs.folder() / name if name and (runs.folder() / name).is_dir() else None
-        if run is None:
-            run = runs.create(run_system(settings), description)
-            draft.remember(run=run.name)
-        outcome = train(settings, run=run, callbacks=callbacks)
-        best = run / runs.CHECKPOINTS / "best"
-        return stages.Made(
-            [*sorted(best.glob("*.safetensors")), run / "config.yaml"], {"run": run.name, "best": outcome.best, "steps": outcome.step}
-        )
-
-    return stages.run("edm_structure", make, scope=scope, params=settings.model_dump(mode="json"), inputs=inputs)
+    return stage.train_once(
+        "edm_structure", settings, lambda run: train(settings, run=run, callbacks=callbacks), stage.best_weights,
+        scope=scope, system=run_system(settings), inputs=inputs, description=description,
+    )  # fmt: skip
 
 
 def evaluate(run: Path, settings: EdmSettings | None = None, tracks: Sequence | None = None, checkpoint: Path | None = None) -> dict:
@@ -80,8 +72,7 @@ def evaluate_stage(run: Path, *, scope: str) -> dict:
         result = evaluate(run)
         return stages.Made([run / EVALUATION / "tracks.csv", run / EVALUATION / "summary.json"], result)
 
-    weights = sorted((run / runs.CHECKPOINTS / "best").glob("*.safetensors"))
-    return stages.run("edm_evaluation", make, scope=scope, params={"run": run.name}, inputs=weights).result
+    return stages.run("edm_evaluation", make, scope=scope, params={"run": run.name}, inputs=stage.best_weights(run)).result
 
 
 def write_evaluation(rows: list[dict], summary: dict, folder: Path) -> None:
@@ -105,14 +96,7 @@ def predict(
     from ..library import audio
     from . import inference, writers
 
-    paths = [Path(path) for path in paths]
-    missing = [str(path) for path in paths if not path.is_file()]
-    if missing:
-        raise UserError("no such file: " + ", ".join(missing))
-    names = [path.stem for path in paths]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"two files are called {twice[0]}: their predictions would overwrite each other; predict them into two folders")
+    paths = stage.given_files(paths, "predictions")
     predictor = inference.load(run, device)
     predictor.decoding = replace(predictor.decoding, snap=snap)
     written = []

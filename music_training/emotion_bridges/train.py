@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .. import config, files, runs, stages
 from ..errors import UserError
+from ..trainer import stage
 from .config import BridgeSettings, MidiSettings, SpectocloudSettings
 
 KINDS = {"spectocloud": SpectocloudSettings, "midi_generator": MidiSettings}
@@ -45,18 +46,10 @@ def train_stage(settings: BridgeSettings, *, scope: str, description: str = "def
     inputs = [files.absolute(path) for path in (data.train_manifest, data.val_manifest) if path]
     inputs += [catalogue.path_of(data.dataset)] if data.dataset else []
 
-    def make(draft: stages.Draft) -> stages.Made:
-        name = draft.memory.get("run")
-        run = runs.folder() / name if name and (runs.folder() / name).is_dir() else None
-        if run is None:
-            run = runs.create(settings.model.replace("_", ""), description)
-            draft.remember(run=run.name)
-        outcome = train(settings, scope=scope, run=run, callbacks=callbacks)
-        best = run / runs.CHECKPOINTS / "best"
-        outputs = [*sorted(best.glob("*.safetensors")), run / "config.yaml"]
-        return stages.Made(outputs, {"run": run.name, "best": outcome.best, "steps": outcome.step})
-
-    return stages.run(settings.model, make, scope=scope, params=settings.model_dump(mode="json"), inputs=inputs)
+    return stage.train_once(
+        settings.model, settings, lambda run: train(settings, scope=scope, run=run, callbacks=callbacks), stage.best_weights,
+        scope=scope, system=settings.model.replace("_", ""), inputs=inputs, description=description,
+    )  # fmt: skip
 
 
 def settings_of(run_or_checkpoint: Path | str) -> tuple[BridgeSettings, Path]:
@@ -134,6 +127,5 @@ def evaluate_stage(run: Path, *, scope: str, repeats: int = 4) -> dict:
     def make(draft: stages.Draft) -> stages.Made:
         return stages.Made([run / EVALUATION], evaluate(run, scope=scope, repeats=repeats))
 
-    weights = sorted((run / runs.CHECKPOINTS / "best").glob("*.safetensors"))
     name = f"{settings_of(run)[0].model}_evaluation"
-    return stages.run(name, make, scope=scope, params={"run": run.name, "repeats": repeats}, inputs=weights).result
+    return stages.run(name, make, scope=scope, params={"run": run.name, "repeats": repeats}, inputs=stage.best_weights(run)).result

@@ -12,6 +12,7 @@ from typing import Any
 from .. import config, files, runs, stages
 from ..errors import UserError
 from ..progress import progress
+from ..trainer import stage
 from .config import LoraDemucsSettings
 
 EVALUATION = "evaluation"
@@ -81,17 +82,11 @@ def train_stage(name: str, settings: LoraDemucsSettings, *, scope: str, descript
     if local.is_file():
         inputs.append(local)
 
-    def make(draft: stages.Draft) -> stages.Made:
-        known = draft.memory.get("run")
-        run = runs.folder() / known if known and (runs.folder() / known).is_dir() else None
-        if run is None:
-            run = runs.create(run_system(settings), description)
-            draft.remember(run=run.name)
-        outcome = train(settings, run=run, callbacks=callbacks)
-        written = run / ("model.safetensors" if settings.method == "full" else ADAPTER)
-        return stages.Made([written, run / "config.yaml"], {"run": run.name, "best": outcome.best, "steps": outcome.step})
-
-    return stages.run(name, make, scope=scope, params=settings.model_dump(mode="json"), inputs=inputs)
+    written = "model.safetensors" if settings.method == "full" else ADAPTER
+    return stage.train_once(
+        name, settings, lambda run: train(settings, run=run, callbacks=callbacks), lambda run: [run / written],
+        scope=scope, system=run_system(settings), inputs=inputs, description=description,
+    )  # fmt: skip
 
 
 def base_settings(settings: LoraDemucsSettings, given: dict[str, Any]) -> LoraDemucsSettings:
@@ -236,14 +231,7 @@ def separate(
     """Separate files into ``out_dir/<file>/<stem>.wav``; returns the files of all stems."""
     from . import separation
 
-    paths = [Path(path) for path in paths]
-    missing = [str(path) for path in paths if not path.is_file()]
-    if missing:
-        raise UserError("no such file: " + ", ".join(missing))
-    names = [path.stem for path in paths]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"two files are called {twice[0]}: their stems would overwrite each other; separate them into two folders")
+    paths = stage.given_files(paths, "stems")
     model = open_adapted(adapter, base_name, device).merged_model()
     written = []
     for path in progress(paths, "separating", unit="files"):
