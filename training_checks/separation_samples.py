@@ -44,9 +44,8 @@ def make_samples(run: Path, *, scope: str, tracks: int = 1, seconds: float = SEC
             for source, versions in written.items():
                 clips += _row(f"{track.id}: {source}", versions, folder, made.known["default"].parents[source])
         metrics, baseline = _scores(files.read_json(scores) or {})
-        about = (
-            f"Base {settings.base}; a stem that it lacks is heard as the one it started from. Figures of the clips are theirs alone; "
-            "those of the card are of whole held-out tracks" + ("; the baseline is the unadapted model." if baseline else ".")
+        about = f"Base model: {settings.base}. Figures of the clips are theirs alone; those of the card are of whole held-out tracks" + (
+            "; the baseline is the unadapted model." if baseline else "."
         )
         synthetic = bool(settings.dataset) and catalogue.is_synthetic(settings.dataset)
         card = Card(
@@ -61,20 +60,21 @@ def make_samples(run: Path, *, scope: str, tracks: int = 1, seconds: float = SEC
 
 
 def _row(name: str, versions: dict[str, Path], folder: Path, parent: str) -> list[Clip]:
-    """The versions of a stem: mixture, base, adapted and, as the reference, truth; nSDR (dB) of this clip."""
+    """The versions of a stem: mixture, base (its ``parent``), adapted and, as the reference, truth; nSDR (dB) of this clip."""
     import soundfile
 
     from music_training.lora_demucs import metrics
 
     true = soundfile.read(versions["truth"])[0].T
-    heard = {"mixture": "mixture", "base": f"base model: {parent}", "adapted": "adapted", "truth": "true stem"}
+    heard = {"mixture": "mixture", "base": "base model", "adapted": "adapted", "truth": "true stem"}
+    text = "" if name.endswith(f": {parent}") else f"the base model has no such stem; its {parent} is heard"
     clips = []
     for version, label in heard.items():
         figures = {}
         if version in ("base", "adapted") and not metrics.silent(true):
             figures["nSDR dB"] = metrics.nsdr(true, soundfile.read(versions[version])[0].T)
         role = "reference" if version == "truth" else ""
-        clips.append(Clip(name, versions[version].relative_to(folder).as_posix(), label, figures=figures, role=role))
+        clips.append(Clip(name, versions[version].relative_to(folder).as_posix(), label, text, figures, role))
     return clips
 
 

@@ -60,7 +60,8 @@ def test_every_stem_in_four_versions_with_its_figures(run):
         assert soundfile.info(folder / clip.path).frames == int(1.5 * RATE)
     assert list(rows) == [f"valid_track: {name}" for name in STEMS]
     hihat = rows["valid_track: hihat"]
-    assert list(hihat) == ["mixture", "base model: drums", "adapted", "true stem"] and hihat["true stem"].role == "reference"
+    assert list(hihat) == ["mixture", "base model", "adapted", "true stem"] and hihat["true stem"].role == "reference"
+    assert "its drums is heard" in hihat["adapted"].text and rows["valid_track: bass"]["adapted"].text == ""
     true, found = (soundfile.read(folder / hihat[name].path)[0].T for name in ("true stem", "adapted"))
     assert hihat["adapted"].figures == {"nSDR dB": pytest.approx(metrics.nsdr(true, found))}
     assert rows["valid_track: vocals"]["adapted"].figures == {}  # silent: there is no ratio
