@@ -1,8 +1,9 @@
 """The layers of HTDemucs that can be adapted, and LoRA for the kinds that peft lacks.
 
-peft adapts Linear, Conv1d and Conv2d. Its Conv1d forgets the dilation, it has no transposed convolutions, and its
-attention adds the update of the out-projection twice and lets the frozen weights drift by rounding in each step (it
-adds and subtracts the update in place). :func:`custom_modules` fills these gaps.
+peft adapts Linear, Conv1d and Conv2d. Its Conv1d forgets the dilation, its convolutions keep more for the backward pass
+than those they adapt (:class:`InWeights`), it has no transposed ones, and its attention adds the update of the
+out-projection twice and lets the frozen weights drift by rounding in each step (it adds and subtracts the update in
+place). :func:`custom_modules` fills these gaps.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from peft import LoraConfig
 from peft.tuners import lora
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from torch.nn import functional
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.MultiheadAttention)
 
@@ -90,15 +90,57 @@ def _factors(module: nn.Module) -> tuple[int, int]:
     return module.in_channels * kernel, module.out_channels
 
 
-class DilatedConv1d(lora.layer.Conv1d):
-    """LoRA of a Conv1d whose first factor has the layer's dilation."""
+class InWeights:
+    """A convolution that runs once, with the update in its weights, in place of three in a row.
 
-    def update_layer(self, adapter_name: str, r: int, lora_alpha: int, config: LoraConfig, **options) -> None:
-        super().update_layer(adapter_name, r, lora_alpha, config, **options)
-        self.lora_A[adapter_name].dilation = self.get_base_layer().dilation
+    peft's way keeps the output of the first factor for the backward pass, which in the narrow layers at full resolution is
+    a third of what is kept at all. Dropout is over the first factor.
+    """
+
+    def forward(self, inputs: Tensor, *_, **__) -> Tensor:
+        base = self.get_base_layer()
+        if self.disable_adapters or self.merged:
+            return base(inputs)
+        weight = base.weight
+        for adapter in self.active_adapters:
+            if adapter in self.lora_A:
+                weight = weight + self.get_delta_weight(adapter)
+        return torch.func.functional_call(base, {"weight": weight}, (inputs,))
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """The update of the layer's weight, of the same shape."""
+        first, second = self.lora_dropout[adapter](self.lora_A[adapter].weight), self.lora_B[adapter].weight
+        return self.product(first, second).view_as(self.get_base_layer().weight) * self.scaling[adapter]
+
+    def merge(self, *arguments, **options) -> None:
+        """Add the update, without dropout."""
+        training = self.training
+        self.eval()
+        super().merge(*arguments, **options)
+        self.train(training)
+
+    def unmerge(self) -> None:
+        """Take it away again."""
+        training = self.training
+        self.eval()
+        super().unmerge()
+        self.train(training)
+
+    @staticmethod
+    def product(first: Tensor, second: Tensor) -> Tensor:
+        """Factors ``[r, in, kernel]`` and ``[out, r, 1]`` to ``[out, in * kernel]``."""
+        return second.flatten(1) @ first.flatten(1)
 
 
-class _ConvTransposeNd(lora.layer._ConvNd):
+class Conv1d(InWeights, lora.layer.Conv1d):
+    """LoRA of a Conv1d, also with dilation: the factor's is not used."""
+
+
+class Conv2d(InWeights, lora.layer.Conv2d):
+    """LoRA of a Conv2d."""
+
+
+class _ConvTransposeNd(InWeights, lora.layer._ConvNd):
     """LoRA of a transposed convolution: a 1x1 convolution to ``r`` channels, then a transposed one like the layer itself."""
 
     pointwise: type[nn.Module]
@@ -106,7 +148,7 @@ class _ConvTransposeNd(lora.layer._ConvNd):
     def _get_in_out_features(self, module: nn.Module) -> tuple[int, int]:
         return module.in_channels, module.out_channels
 
-    def update_layer(self, adapter_name: str, r: int, lora_alpha: int, config: LoraConfig, **options) -> None:
+    def update_layer(self, adapter_name: str, r: int, lora_alpha: float, config: LoraConfig, **options) -> None:
         base = self.get_base_layer()
         self.r[adapter_name], self.lora_alpha[adapter_name], self.scaling[adapter_name] = r, lora_alpha, lora_alpha / r
         self.lora_dropout[adapter_name] = nn.Dropout(config.lora_dropout) if config.lora_dropout > 0 else nn.Identity()
@@ -120,25 +162,18 @@ class _ConvTransposeNd(lora.layer._ConvNd):
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        first, second = self.lora_A[adapter].weight, self.lora_B[adapter].weight
-        return torch.einsum("ri,ro...->io...", first.flatten(1), second) * self.scaling[adapter]
+    @staticmethod
+    def product(first: Tensor, second: Tensor) -> Tensor:
+        """Factors ``[r, in, 1]`` and ``[r, out, kernel]`` to ``[in, out * kernel]``."""
+        return first.flatten(1).T @ second.flatten(1)
 
 
 class ConvTranspose1d(_ConvTransposeNd):
     pointwise = nn.Conv1d
 
-    def __init__(self, *args, **options):
-        super().__init__(*args, **options)
-        self.conv_fn = functional.conv_transpose1d
-
 
 class ConvTranspose2d(_ConvTransposeNd):
     pointwise = nn.Conv2d
-
-    def __init__(self, *args, **options):
-        super().__init__(*args, **options)
-        self.conv_fn = functional.conv_transpose2d
 
 
 class MultiheadAttention(nn.Module, LoraLayer):
@@ -205,7 +240,8 @@ def custom_modules() -> dict[type[nn.Module], type[nn.Module]]:
     """What peft is told to use for the kinds of layers that it lacks."""
     return {
         nn.MultiheadAttention: MultiheadAttention,
-        nn.Conv1d: DilatedConv1d,
+        nn.Conv1d: Conv1d,
+        nn.Conv2d: Conv2d,
         nn.ConvTranspose1d: ConvTranspose1d,
         nn.ConvTranspose2d: ConvTranspose2d,
     }

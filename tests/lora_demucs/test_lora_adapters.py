@@ -63,12 +63,32 @@ def test_the_update_is_alpha_times_the_product_of_the_factors(model):
     made.add("one", info_of(made, alpha=0.5), seed=1)
     shake(made)
     dilated = next(
-        name for name, module in model.named_modules() if isinstance(module, layers.DilatedConv1d) and module.lora_A["one"].dilation == (2,)
+        name for name, module in model.named_modules() if isinstance(module, layers.Conv1d) and module.get_base_layer().dilation == (2,)
     )
     module = model.get_submodule(dilated)
     first, second = module.lora_A["one"].weight, module.lora_B["one"].weight
     wanted = 0.5 * torch.einsum("rik,or->oik", first, second[..., 0])
     assert torch.allclose(module.get_delta_weight("one"), wanted, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"])
+def test_a_convolution_with_the_update_in_its_weights_is_that_of_both_factors_in_a_row(model, kind):
+    """What LoRA is by definition: the layer's output plus the second factor's of the first factor's."""
+    made = adapters.Adapters(model)
+    made.add("one", info_of(made, only=kind, alpha=0.7), seed=1)
+    shake(made)
+    seen = 0
+    for module in model.modules():
+        if isinstance(module, layers.InWeights):
+            base = module.get_base_layer()
+            inputs = torch.randn(1, base.in_channels, *[24] * len(base.kernel_size), generator=torch.Generator().manual_seed(0))
+            first, second = module.lora_A["one"], module.lora_B["one"]
+            if "Transpose" not in kind:
+                first.dilation = base.dilation
+            wanted = base(inputs) + module.scaling["one"] * second(first(inputs))
+            assert torch.allclose(module(inputs), wanted, atol=1e-5)
+            seen += 1
+    assert seen
 
 
 def test_gradients_reach_every_tensor_and_no_other(model, mixture):
