@@ -195,7 +195,7 @@ def to_onnx(model: HTDemucs, target: Path) -> float:
         spectrum = model._magnitude(model._spec(mixture)).contiguous()
         with files.atomic(target) as temporary:
             program = torch.onnx.export(
-                Network(model), (spectrum, mixture), dynamo=True, opset_version=20, verbose=False,
+                Network(model).eval(), (spectrum, mixture), dynamo=True, opset_version=20, verbose=False,
                 input_names=["spectrum", "mixture"], output_names=["spectra", "waves"],
             )  # fmt: skip
             program.save(str(temporary), external_data=False)

@@ -240,7 +240,7 @@ def full():
     from demucs.transformer import LayerScale
 
     torch.manual_seed(0)
-    model = HTDemucs(["drums", "bass", "other", "vocals"], bottom_channels=512, segment=39 / 5)
+    model = HTDemucs(["drums", "bass", "other", "vocals"], bottom_channels=512, dconv_mode=3, segment=39 / 5)
     for module in model.modules():
         if isinstance(module, LayerScale):
             torch.nn.init.constant_(module.scale, 0.1)
