@@ -65,8 +65,9 @@ def train(overrides: list[str], run: str) -> float:
 
 
 def pilot(overrides: list[str], run: str) -> float:
-    """Train a few steps; the median time of all but the first two (s)."""
-    train([*overrides, "optim.epochs=1", f"optim.updates_per_epoch={PILOT}", "logging.every=1"], run)
+    """Train a few steps, with the quantiser from the first on; the median time of all but the first two (s)."""
+    whole = ["quantize_after=0"] if "solver=compression" in overrides else []
+    train([*overrides, *whole, "optim.epochs=1", f"optim.updates_per_epoch={PILOT}", "logging.every=1"], run)
     rows = [row["seconds"] for row in runs.read_metrics(runs.folder() / run) if row["stage"] == "train"]
     return statistics.median(rows[2:])
 
