@@ -19,6 +19,7 @@ from demucs.htdemucs import HTDemucs
 from .. import files, runs
 from ..errors import UserError
 from .config import HtDemucs, LoraDemucsSettings
+from .masks import start_as_masks
 
 MODEL = "model.safetensors"  # of a run folder
 KLASS = "demucs.htdemucs.HTDemucs"
@@ -31,10 +32,13 @@ FIXED = {
     "nfft": "its first layers and its frequency embedding belong to that resolution",
     "dconv_mode": "it says which layers have residual branches",
     "bottom_channels": "it is the width of its transformer",
+    "cac": "its last layers give either complex spectra or magnitudes",
     "t_layers": "it is the number of its transformer's layers",
     "t_heads": "it is how its attention weights are divided",
 }
-SCRATCH = ("channels", "growth", "depth", "nfft", "dconv_mode", "bottom_channels", "t_layers", "t_heads", "t_dropout", "use_train_segment")
+SCRATCH = ("channels", "growth", "depth", "nfft", "dconv_mode", "bottom_channels", "cac", "t_layers", "t_heads", "t_dropout")
+SCRATCH += ("use_train_segment",)
+PHASE_OF_MIXTURE = {"wiener_iters": -1, "end_iters": -1}
 
 
 def build(settings: LoraDemucsSettings) -> HTDemucs:
@@ -42,6 +46,8 @@ def build(settings: LoraDemucsSettings) -> HTDemucs:
     wanted = settings.htdemucs
     if settings.base == "scratch":
         given = {name: getattr(wanted, name) for name in SCRATCH if getattr(wanted, name) is not None}
+        if wanted.cac is False:
+            given |= PHASE_OF_MIXTURE
         model = HTDemucs(
             list(settings.dset.sources),
             samplerate=settings.dset.sample_rate or 44100,
@@ -50,6 +56,8 @@ def build(settings: LoraDemucsSettings) -> HTDemucs:
             **given,
         )
         _refuse_impossible(model, wanted)
+        if wanted.start == "masks":
+            start_as_masks(model)
         return model
     model = load(settings.base)
     refuse_changes(model, settings)
@@ -79,6 +87,8 @@ def refuse_changes(model: HTDemucs, settings: LoraDemucsSettings) -> None:
         faults.append(
             f"htdemucs.hop_length={settings.htdemucs.hop_length}: {settings.base} has {model.hop_length} (a quarter of nfft {model.nfft})"
         )
+    if settings.htdemucs.start != "random":
+        faults.append(f"htdemucs.start={settings.htdemucs.start}: {settings.base} is trained; only base=scratch has a start")
     for name, have in (("sample_rate", model.samplerate), ("channels", model.audio_channels)):
         value = getattr(settings.dset, name)
         if value not in (None, have):

@@ -85,6 +85,9 @@ class HtDemucs(Settings):
     ``transformer.cross_attn.*``, ``decoder.*``) to ranks over what the mode gives; ``time_branch`` lets encoder and
     decoder patterns reach the time branch, too. ``budget`` is a number of adapter parameters to which the mode's ranks
     are scaled (gradient mode: the one of rank ``lora_rank`` everywhere, where null).
+
+    With ``cac`` false the frequency branch gives magnitudes and takes the mixture's phase; ``start`` masks lets such a
+    model begin as masks of the mixture, from which small ones learn in hundreds of steps what else takes thousands.
     """
 
     lora_rank: int = Field(4, ge=1)
@@ -110,6 +113,8 @@ class HtDemucs(Settings):
     hop_length: int | None = Field(None, ge=16)
     dconv_mode: int | None = Field(None, ge=0, le=3)
     bottom_channels: int | None = Field(None, ge=0)
+    cac: bool | None = None
+    start: Literal["random", "masks"] = "random"
     t_layers: int | None = Field(None, ge=0)
     t_heads: int | None = Field(None, ge=1)
     t_dropout: float | None = Field(None, ge=0, lt=1)
@@ -157,7 +162,8 @@ class LoraDemucsSettings(Settings):
     whose tracks have stems, divided by artist with ``train_split``; ``dset.wav`` a folder instead. ``parents`` says
     from which stem of the base a new one starts. ``steps_per_epoch`` examples times ``training.batch_size`` make an
     epoch (null: a tenth of what the segments of all tracks would be). ``loss``: ``l1``, ``l2``, ``spectral`` (several
-    resolutions, with L1) or ``log_ratio`` (error over energy of each stem, in decibels).
+    resolutions, with L1), ``log_ratio`` (error over energy of each stem and example, logarithmic) or ``batch_log_ratio``
+    (of each stem over the batch).
     """
 
     system: Literal["lora_demucs"] = "lora_demucs"
@@ -169,7 +175,7 @@ class LoraDemucsSettings(Settings):
     parents: dict[str, str] = {}
     dset: Audio = Audio()
     htdemucs: HtDemucs = HtDemucs()
-    loss: Literal["l1", "l2", "spectral", "log_ratio"] = "l1"
+    loss: Literal["l1", "l2", "spectral", "log_ratio", "batch_log_ratio"] = "l1"
     augment: Augment = Augment()
     steps_per_epoch: int | None = Field(None, ge=1)
     valid_seconds: float | None = Field(None, gt=0)

@@ -1,4 +1,4 @@
-"""Losses of separated stems against true ones, both ``[B, S, C, T]``; each a mean over examples and sources."""
+"""Losses of separated stems against true ones, both ``[B, S, C, T]``; each a mean over sources."""
 
 from __future__ import annotations
 
@@ -10,8 +10,19 @@ RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
 
 
 def log_ratio(found: Tensor, true: Tensor) -> Tensor:
-    """Mean over stems of log10 (error + f) / (energy + f), f a thousandth of the mixture's energy: minus nSDR in bels."""
-    dims = (2, 3)
+    """Mean over examples of log10 (error + f) / (energy + f), f a thousandth of the mixture's energy: minus nSDR in bels."""
+    return _log_ratio(found, true, (2, 3))
+
+
+def batch_log_ratio(found: Tensor, true: Tensor) -> Tensor:
+    """The same with error and energy of a source added up over the batch, as nSDR does over a track.
+
+    An example in which a source is silent then counts by the energy of what leaks, not as much as one in which it sounds.
+    """
+    return _log_ratio(found, true, (0, 2, 3))
+
+
+def _log_ratio(found: Tensor, true: Tensor, dims: tuple[int, ...]) -> Tensor:
     floor = FLOOR * true.sum(1, keepdim=True).square().mean(dims) + 1e-8
     error, energy = (found - true).square().mean(dims), true.square().mean(dims)
     return ((error + floor) / (energy + floor)).log10().mean()
@@ -33,4 +44,5 @@ LOSSES = {
     "l2": lambda found, true: (found - true).square().mean(),
     "spectral": spectral,
     "log_ratio": log_ratio,
+    "batch_log_ratio": batch_log_ratio,
 }

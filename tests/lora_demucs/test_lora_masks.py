@@ -1,0 +1,67 @@
+"""The start as masks: each source is a share of the mixture before training, and every layer learns from there."""
+
+import math
+
+import pytest
+import torch
+from demucs.htdemucs import HTDemucs
+
+from music_training import config
+from music_training.errors import UserError
+from music_training.lora_demucs import base, losses
+from music_training.lora_demucs.config import LoraDemucsSettings
+from music_training.lora_demucs.masks import start_as_masks
+
+SMALL = {"depth": 2, "growth": 1, "nfft": 512, "t_layers": 0, "dconv_mode": 0, "samplerate": 8000, "segment": 1}
+MAGNITUDES = {"cac": False, "wiener_iters": -1, "end_iters": -1}
+
+
+def untrained(channels: int, heard: int, masks: bool) -> HTDemucs:
+    torch.manual_seed(0)
+    model = HTDemucs(["drums", "bass"], channels=channels, audio_channels=heard, **SMALL, **MAGNITUDES)
+    if masks:
+        start_as_masks(model)
+    return model
+
+
+@pytest.mark.parametrize("heard", [1, 2])
+def test_every_source_begins_as_a_share_of_the_mixture(heard):
+    hertz = torch.tensor([[110.0, 700.0, 2300.0], [250.0, 1200.0, 3100.0]])[:, None, :, None]
+    mixture = 0.1 * torch.sin(2 * torch.pi * hertz * torch.arange(8000) / 8000).sum(2).repeat(1, heard, 1)
+
+    def likeness(model):
+        found = model(mixture)
+        along = torch.einsum("bsct,bct->bs", found, mixture)
+        return along / (found.norm(dim=(2, 3)) * mixture.norm(dim=(1, 2))[:, None]), along / mixture.square().sum((1, 2))[:, None]
+
+    with torch.no_grad():
+        (cosine, share), (random, _) = likeness(untrained(16, heard, True)), likeness(untrained(16, heard, False))
+    assert cosine.min() > 0.7 > random.abs().max()
+    assert 0.1 < share.min() and share.max() < 0.5
+
+
+def test_all_weights_learn():
+    model = untrained(16, 1, True)
+    true = 0.1 * torch.randn(2, 2, 1, 8000)
+    losses.batch_log_ratio(model(true.sum(1)), true).backward()
+    still = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
+    assert not still
+
+
+def test_a_model_that_cannot_be_masks_is_refused():
+    scratch = {"base": "scratch", "method": "full", "dset": {"sample_rate": 8000, "channels": 1}}
+    wanted = {"depth": 2, "nfft": 512, "t_layers": 0, "channels": 24, "start": "masks"}
+    for change, message in (({"channels": 24, "cac": False}, "channels in multiples of .* = 16"), ({"channels": 16}, "wants cac=false")):
+        with pytest.raises(UserError, match=message):
+            base.build(config.load(LoraDemucsSettings, {**scratch, "htdemucs": {**wanted, **change}}))
+    made = base.build(config.load(LoraDemucsSettings, {**scratch, "htdemucs": {**wanted, "channels": 16, "cac": False}}))
+    assert made.cac is False and made.wiener_iters == made.end_iters == -1
+
+
+def test_the_batch_is_one_long_example():
+    true, error = torch.randn(3, 2, 1, 400), 0.1 * torch.randn(3, 2, 1, 400)
+    true[0, 1] = 0.0
+    long = [value.transpose(0, 1).reshape(1, 2, 1, 1200) for value in (true + error, true)]
+    assert losses.batch_log_ratio(true + error, true).item() == pytest.approx(losses.log_ratio(*long).item(), abs=1e-6)
+    assert losses.log_ratio(true + error, true).item() != pytest.approx(losses.log_ratio(*long).item(), abs=1e-2)
+    assert math.isfinite(losses.batch_log_ratio(true, torch.zeros_like(true)).item())
