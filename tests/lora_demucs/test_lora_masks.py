@@ -37,7 +37,7 @@ def test_every_source_begins_as_a_share_of_the_mixture(heard):
     with torch.no_grad():
         (cosine, share), (random, _) = likeness(untrained(16, heard, True)), likeness(untrained(16, heard, False))
     assert cosine.min() > 0.7 > random.abs().max()
-    assert 0.1 < share.min() and share.max() < 0.5
+    assert share.min() > 0.1 and share.max() < 0.5
 
 
 def test_all_weights_learn():
