@@ -48,6 +48,8 @@ def build(settings: LoraDemucsSettings) -> HTDemucs:
         given = {name: getattr(wanted, name) for name in SCRATCH if getattr(wanted, name) is not None}
         if wanted.cac is False:
             given |= PHASE_OF_MIXTURE
+        if "growth" in given:
+            given["growth"] = _growth(wanted)
         model = HTDemucs(
             list(settings.dset.sources),
             samplerate=settings.dset.sample_rate or 44100,
@@ -219,6 +221,17 @@ def _download(name: str, url: str) -> Path:
         except OSError as error:
             raise UserError(f"base {name!r}: {url} cannot be fetched ({error}); without a network give a file") from None
     return target
+
+
+def _growth(wanted: HtDemucs) -> int | float:
+    """The growth as HTDemucs takes it: the width of its transformer must not become a float."""
+    if float(wanted.growth).is_integer():
+        return int(wanted.growth)
+    if wanted.t_layers != 0 and not wanted.bottom_channels:
+        raise UserError(
+            f"htdemucs.growth={wanted.growth:g}: the transformer's width would be no whole number; set htdemucs.bottom_channels"
+        )
+    return wanted.growth
 
 
 def _refuse_impossible(model: HTDemucs, wanted: HtDemucs) -> None:

@@ -51,10 +51,15 @@ def test_all_weights_learn():
 def test_a_model_that_cannot_be_masks_is_refused():
     scratch = {"base": "scratch", "method": "full", "dset": {"sample_rate": 8000, "channels": 1}}
     wanted = {"depth": 2, "nfft": 512, "t_layers": 0, "channels": 24, "start": "masks"}
-    for change, message in (({"channels": 24, "cac": False}, "channels in multiples of .* = 16"), ({"channels": 16}, "wants cac=false")):
+    for change, message in (
+        ({"channels": 24, "cac": False}, "channels in multiples of .* = 16"),
+        ({"channels": 16}, "wants cac=false"),
+        ({"growth": 1.5, "t_layers": 1}, "bottom_channels"),
+    ):
         with pytest.raises(UserError, match=message):
             base.build(config.load(LoraDemucsSettings, {**scratch, "htdemucs": {**wanted, **change}}))
-    made = base.build(config.load(LoraDemucsSettings, {**scratch, "htdemucs": {**wanted, "channels": 16, "cac": False}}))
+    possible = {**wanted, "channels": 16, "cac": False, "growth": 1, "t_layers": 1}
+    made = base.build(config.load(LoraDemucsSettings, {**scratch, "htdemucs": possible}))
     assert made.cac is False and made.wiener_iters == made.end_iters == -1
 
 
