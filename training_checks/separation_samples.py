@@ -37,7 +37,7 @@ def make_samples(run: Path, *, scope: str, tracks: int = 1, seconds: float = SEC
 
         settings = config.load(LoraDemucsSettings, run / "config.yaml")
         made = training.open_adapted(run)
-        _, held = known.load(settings, made.model.samplerate, made.model.audio_channels)
+        held = known.judged(settings, made.model.samplerate, made.model.audio_channels)
         clips: list[Clip] = []
         for track in held[:tracks]:
             written = pictures.write_clips(made, track, folder / track.id, seconds)

@@ -159,7 +159,8 @@ class LoraDemucsSettings(Settings):
 
     ``base`` is a name that demucs knows (``htdemucs``, ``htdemucs_6s``, a signature), a file, a run, or ``scratch``;
     ``method`` trains adapters (``lora``) or all weights (``full``). ``dataset`` is a library under ``outputs/library``
-    whose tracks have stems, divided by artist with ``train_split``; ``dset.wav`` a folder instead. ``parents`` says
+    whose tracks have stems, divided by artist with ``train_split``, of the rest ``test_split`` (a share of all artists) for the
+    evaluation alone (0: it is on the validation's tracks); ``dset.wav`` a folder instead (with ``test/`` or without). ``parents`` says
     from which stem of the base a new one starts. ``steps_per_epoch`` examples times ``training.batch_size`` make an
     epoch (null: a tenth of what the segments of all tracks would be). ``loss``: ``l1``, ``l2``, ``spectral`` (several
     resolutions, with L1), ``log_ratio`` (error over energy of each stem and example, logarithmic) or ``batch_log_ratio``
@@ -172,6 +173,7 @@ class LoraDemucsSettings(Settings):
     preset: Literal["from_scratch", "fine_tuning"] | None = None
     dataset: str | None = None
     train_split: float = Field(0.8, gt=0, lt=1)
+    test_split: float = Field(0.0, ge=0, lt=1)
     parents: dict[str, str] = {}
     dset: Audio = Audio()
     htdemucs: HtDemucs = HtDemucs()
@@ -198,6 +200,8 @@ class LoraDemucsSettings(Settings):
     def _agree(self):
         if self.method == "lora" and self.base == "scratch":
             raise ValueError("base scratch with method lora: nothing would learn but the adapters of a random model; take method full")
+        if self.train_split + self.test_split >= 1:
+            raise ValueError(f"train_split {self.train_split:g} and test_split {self.test_split:g} leave nothing to validate with")
         if self.dataset and self.dset.wav:
             raise ValueError("dataset and dset.wav: give one of the two")
         return self

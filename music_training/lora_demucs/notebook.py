@@ -47,7 +47,7 @@ def clips(run: Path, settings: LoraDemucsSettings, audio_dir: str = "", seconds:
     from . import pictures, tracks, train
 
     made = train.open_adapted(run)
-    _, held = tracks.load(settings, made.model.samplerate, made.model.audio_channels)
+    held = tracks.judged(settings, made.model.samplerate, made.model.audio_channels)
     found = pictures.write_clips(made, held[0], files.outputs_root() / "samples" / run.name / "stems", seconds)
     if audio_dir:
         folder = Path(audio_dir).expanduser()

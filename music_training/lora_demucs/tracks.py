@@ -43,28 +43,44 @@ class StemTrack:
 
 
 def load(settings: LoraDemucsSettings, sample_rate: int, channels: int) -> tuple[list[StemTrack], list[StemTrack]]:
-    """Training and held-out tracks with the sources of ``settings``; UserError names what is missing."""
-    sources = settings.dset.sources
+    """Training and validation tracks with the sources of ``settings``; UserError names what is missing."""
+    groups = _groups(settings)
+    where = settings.dataset or settings.dset.wav
+    for split in SPLITS:
+        if not groups[split]:
+            raise UserError(f"{where}: no track to {'train on' if split == 'train' else 'validate with'}")
+    train, valid = (_opened(groups[split], settings, sample_rate, channels) for split in SPLITS)
+    return train, valid
+
+
+def judged(settings: LoraDemucsSettings, sample_rate: int, channels: int) -> list[StemTrack]:
+    """The tracks that an evaluation is on: those kept for nothing else (``test_split``, a folder ``test/``), or those of validation."""
+    groups = _groups(settings)
+    return _opened(groups["test"] or groups["valid"], settings, sample_rate, channels)
+
+
+def _groups(settings: LoraDemucsSettings) -> dict[str, list]:
+    """``(id, artist, stems)`` of the tracks for training, validation and test (none: an empty list)."""
     if settings.dataset:
         rows = [row for row in catalogue.read(catalogue.path_of(settings.dataset)) if row.stems]
         if not rows:
             raise UserError(f"dataset {settings.dataset}: none of its tracks has stems")
         found = [(row.id, row.artist_id, {name: files.absolute(path) for name, path in row.stems.items()}) for row in rows]
-        held = held_out({artist for _, artist, _ in found}, settings)
-        groups = [[item for item in found if item[1] not in held], [item for item in found if item[1] in held]]
-    elif settings.dset.wav:
+        valid, test = held_out({artist for _, artist, _ in found}, settings)
+        of = {artist: "test" if artist in test else "valid" if artist in valid else "train" for _, artist, _ in found}
+        return {split: [item for item in found if of[item[1]] == split] for split in (*SPLITS, "test")}
+    if settings.dset.wav:
         root = Path(settings.dset.wav).expanduser()
-        groups = [[(path.name, path.name, stems_of(path)) for path in folders(root, split)] for split in SPLITS]
-    else:
-        raise UserError("no data: give dset.wav=FOLDER (train|valid/<track>/<stem>.wav) or dataset=NAME")
-    for split, group in zip(SPLITS, groups, strict=True):
-        if not group:
-            where = settings.dataset or settings.dset.wav
-            raise UserError(f"{where}: no track to {'train on' if split == 'train' else 'validate with'}")
+        splits = (*SPLITS, "test") if (root / "test").is_dir() else SPLITS
+        return {"test": []} | {split: [(path.name, path.name, stems_of(path)) for path in folders(root, split)] for split in splits}
+    raise UserError("no data: give dset.wav=FOLDER (train|valid/<track>/<stem>.wav) or dataset=NAME")
+
+
+def _opened(items: Sequence, settings: LoraDemucsSettings, sample_rate: int, channels: int) -> list[StemTrack]:
     known = Known()
-    made = [[_track(item, sources, sample_rate, channels, known) for item in group] for group in groups]
+    made = [_track(item, settings.dset.sources, sample_rate, channels, known) for item in items]
     known.save()
-    return made[0], made[1]
+    return made
 
 
 def of_folder(folder: Path, sources: Sequence[str], sample_rate: int, channels: int) -> list[StemTrack]:
@@ -78,10 +94,12 @@ def of_folder(folder: Path, sources: Sequence[str], sample_rate: int, channels: 
     return made
 
 
-def held_out(artists: set[str], settings: LoraDemucsSettings) -> set[str]:
-    """The artists that are kept for validation: the same for the same seed, whatever else is trained."""
+def held_out(artists: set[str], settings: LoraDemucsSettings) -> tuple[set[str], set[str]]:
+    """The artists kept for validation and for the test: the same for the same seed, whatever else is trained."""
     order = sorted(artists, key=lambda name: (zlib.crc32(f"{settings.training.random_seed}{name}".encode()), name))
-    return set(order[: max(1, round(len(order) * (1 - settings.train_split)))])
+    test = round(len(order) * settings.test_split)
+    count = max(1, round(len(order) * (1 - settings.train_split)) - test)
+    return set(order[test : test + count]), set(order[:test])
 
 
 def folders(root: Path, split: str) -> list[Path]:

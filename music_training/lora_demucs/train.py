@@ -90,8 +90,11 @@ def train_stage(name: str, settings: LoraDemucsSettings, *, scope: str, descript
 
 
 def base_settings(settings: LoraDemucsSettings, given: dict[str, Any]) -> LoraDemucsSettings:
-    """Settings of the small base model that the mini profile trains itself, on the same data set."""
-    content = {"dataset": settings.dataset, "base": "scratch", "method": "full", **given}
+    """Settings of the small base model that the mini profile trains itself, on the same artists of the same data set."""
+    content = {"dataset": settings.dataset, "base": "scratch", "method": "full"}
+    content |= {"train_split": settings.train_split, "test_split": settings.test_split, **given}
+    seed = {"random_seed": settings.training.random_seed}  # which artists are held out follows from it
+    content["training"] = {**content.get("training", {}), **seed}
     return config.load(LoraDemucsSettings, content, name="small_base")
 
 
@@ -140,7 +143,8 @@ def evaluate(
     settings = config.load(LoraDemucsSettings, run / "config.yaml")
     training = []
     if tracks is None:
-        training, tracks = sources_of_tracks.load(settings, model.samplerate, model.audio_channels)
+        training, _ = sources_of_tracks.load(settings, model.samplerate, model.audio_channels)
+        tracks = sources_of_tracks.judged(settings, model.samplerate, model.audio_channels)
     made.add("unadapted", replace(info, ranks=info.ranks))
     options = {"overlap": overlap, "shifts": shifts}
     splits = "drums" in made.base_sources and {"kick", "hihat"} <= set(info.sources)
