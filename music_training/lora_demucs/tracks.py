@@ -27,13 +27,12 @@ SPLITS = ("train", "valid")
 
 @dataclass(frozen=True)
 class StemTrack:
-    """A track: its stems by name as files of one rate, the number of frames that all of them have, its mixture if there is one."""
+    """A track: its stems by name as files of one rate, and the number of frames that all of them have."""
 
     id: str
     artist: str
     stems: dict[str, Path]
     frames: int
-    mixture: Path | None = None
 
     def read(self, start: int = 0, frames: int = -1, sources: Sequence[str] | None = None) -> numpy.ndarray:
         """Stems from frame ``start`` on, float32 ``[S, C, n]``."""
@@ -123,8 +122,7 @@ def _track(item, sources: Sequence[str], rate: int, channels: int, known: Known)
             raise UserError(f"{name}: there is no stem {source!r}{missing}")
         wanted[source] = converted(paths[source], rate, channels, known)
     lengths = {source: known.of(path)["frames"] for source, path in wanted.items()}
-    mixture = paths.get("mixture")
-    return StemTrack(name, artist, wanted, min(lengths.values()), converted(mixture, rate, channels, known) if mixture else None)
+    return StemTrack(name, artist, wanted, min(lengths.values()))
 
 
 class Known:
@@ -168,8 +166,10 @@ def converted(path: Path, rate: int, channels: int, known: Known) -> Path:
     key = hashlib.sha256(f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {rate} {channels}".encode()).hexdigest()[:20]
     target = files.outputs_root() / CACHE / f"{key}.wav"
     if not target.is_file():
-        samples, _ = audio.read(path, rate, channels=True)
-        samples = with_channels(samples, channels)
+        if channels == 1:  # mixed down first: half of the resampling
+            samples = audio.read(path, rate)[0][None]
+        else:
+            samples = with_channels(audio.read(path, rate, channels=True)[0], channels)
         whole = about["subtype"] == "PCM_16" and numpy.abs(samples).max(initial=0.0) < 1.0
         with files.atomic(target) as temporary:
             soundfile.write(temporary, samples.T, rate, "PCM_16" if whole else "FLOAT", format="WAV")
