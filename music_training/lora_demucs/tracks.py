@@ -166,10 +166,8 @@ def converted(path: Path, rate: int, channels: int, known: Known) -> Path:
     key = hashlib.sha256(f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {rate} {channels}".encode()).hexdigest()[:20]
     target = files.outputs_root() / CACHE / f"{key}.wav"
     if not target.is_file():
-        if channels == 1:  # mixed down first: half of the resampling
-            samples = audio.read(path, rate)[0][None]
-        else:
-            samples = with_channels(audio.read(path, rate, channels=True)[0], channels)
+        several = channels > 1  # one channel is mixed down before it is resampled, which is half of the work
+        samples = with_channels(numpy.atleast_2d(audio.read(path, rate, channels=several)[0]), channels)
         whole = about["subtype"] == "PCM_16" and numpy.abs(samples).max(initial=0.0) < 1.0
         with files.atomic(target) as temporary:
             soundfile.write(temporary, samples.T, rate, "PCM_16" if whole else "FLOAT", format="WAV")
