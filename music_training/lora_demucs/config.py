@@ -7,7 +7,7 @@ understood beside the full ones; :data:`SHORT` lists them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -164,7 +164,7 @@ class LoraDemucsSettings(Settings):
     from which stem of the base a new one starts. ``steps_per_epoch`` examples times ``training.batch_size`` make an
     epoch (null: a tenth of what the segments of all tracks would be). ``loss``: ``l1``, ``l2``, ``spectral`` (several
     resolutions, with L1), ``log_ratio`` (error over energy of each stem and example, logarithmic) or ``batch_log_ratio``
-    (of each stem over the batch).
+    (of each stem over the batch); ``loss_weights`` lets stems count for more or less than 1.
     """
 
     system: Literal["lora_demucs"] = "lora_demucs"
@@ -178,6 +178,7 @@ class LoraDemucsSettings(Settings):
     dset: Audio = Audio()
     htdemucs: HtDemucs = HtDemucs()
     loss: Literal["l1", "l2", "spectral", "log_ratio", "batch_log_ratio"] = "l1"
+    loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
     augment: Augment = Augment()
     steps_per_epoch: int | None = Field(None, ge=1)
     valid_seconds: float | None = Field(None, gt=0)
@@ -202,6 +203,8 @@ class LoraDemucsSettings(Settings):
             raise ValueError("base scratch with method lora: nothing would learn but the adapters of a random model; take method full")
         if self.train_split + self.test_split >= 1:
             raise ValueError(f"train_split {self.train_split:g} and test_split {self.test_split:g} leave nothing to validate with")
+        if strange := sorted(set(self.loss_weights) - set(self.dset.sources)):
+            raise ValueError(f"loss_weights: {', '.join(strange)} is not among the sources {', '.join(self.dset.sources)}")
         if self.dataset and self.dset.wav:
             raise ValueError("dataset and dset.wav: give one of the two")
         return self

@@ -41,6 +41,7 @@ class LoraDemucsSystem(System):
         separator = separator or base.build(settings)
         self.frames = int(separator.samplerate * separator.segment)
         self.sources = settings.dset.sources
+        self.weights = torch.tensor([settings.loss_weights.get(source, 1.0) for source in self.sources])
         self.adapters: Adapters | None = None
         if settings.method == "lora":
             self.adapters = Adapters(separator, settings.base)
@@ -65,7 +66,10 @@ class LoraDemucsSystem(System):
 
     def loss(self, model: nn.Module, batch: Tensor) -> dict[str, Tensor]:
         found = model(batch.sum(1))
-        return {"loss": LOSSES[self.settings.loss](found.float(), batch)}
+        return {"loss": self._loss(found.float(), batch)}
+
+    def _loss(self, found: Tensor, true: Tensor) -> Tensor:
+        return LOSSES[self.settings.loss](found, true, self.weights.to(found.device))
 
     def validate(self, trainer) -> dict[str, float]:
         rows = []
@@ -118,7 +122,7 @@ class LoraDemucsSystem(System):
         size = self.settings.training.batch_size
         for _ in range(self.settings.htdemucs.calibration_batches):
             batch = torch.stack([self._crop(int(rng.integers(len(self.train_tracks))), rng) for _ in range(size)])
-            LOSSES[self.settings.loss](separator(batch.sum(1)), batch).backward()
+            self._loss(separator(batch.sum(1)), batch).backward()
         spectra = {layer.name: _spectrum(separator.get_submodule(layer.name)) for layer in found}
         separator.zero_grad(set_to_none=True)
         separator.requires_grad_(False).eval()

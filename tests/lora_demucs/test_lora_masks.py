@@ -70,3 +70,14 @@ def test_the_batch_is_one_long_example():
     assert losses.batch_log_ratio(true + error, true).item() == pytest.approx(losses.log_ratio(*long).item(), abs=1e-6)
     assert losses.log_ratio(true + error, true).item() != pytest.approx(losses.log_ratio(*long).item(), abs=1e-2)
     assert math.isfinite(losses.batch_log_ratio(true, torch.zeros_like(true)).item())
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "log_ratio", "batch_log_ratio"])
+def test_weights_choose_among_the_sources(name):
+    true, error = torch.randn(3, 2, 1, 400), 0.3 * torch.randn(3, 2, 1, 400)
+    error[:, 1] *= 2
+    loss = losses.LOSSES[name]
+    first, second = (loss(true + error, true, torch.tensor(weights)) for weights in ([1.0, 0.0], [0.0, 1.0]))
+    assert first < second
+    assert loss(true + error, true, torch.tensor([1.0, 3.0])).item() == pytest.approx(float(0.25 * first + 0.75 * second), rel=1e-5)
+    assert loss(true + error, true).item() == pytest.approx(float(0.5 * first + 0.5 * second), rel=1e-5)
