@@ -98,7 +98,7 @@ class HtDemucs(Settings):
     layer_ranks: dict[str, int] = {}
     time_branch: bool = True
     base_rank: int = Field(4, ge=1)
-    rank_growth: float = Field(1.4, gt=0)
+    rank_growth: float = Field(1.5, gt=0)
     min_rank: int = Field(2, ge=0)
     max_rank: int = Field(16, ge=1)
     budget: int | None = Field(None, ge=1)
