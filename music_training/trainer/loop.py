@@ -120,7 +120,10 @@ class Trainer:
         self._plan = self.batches.plan(0)
         if checkpoint:
             self._load(checkpoint)
-        if self.reason:
+        if self.reason:  # all is done; a kill may have come before that was noted
+            if self.is_main and runs.read_metadata(self.run).get("status") != "finished":
+                self._note("finished")
+                heartbeat.Heartbeat(self.run).end()
             return self._outcome()
         status = "interrupted"
         with contextlib.ExitStack() as stack:
@@ -267,6 +270,7 @@ class Trainer:
         if self.is_main:
             state = {
                 "progress": {name: getattr(self, name) for name in ("step", "epoch", "position", "reason", "_summed", "_validated")},
+                "best": self._new_best,
                 "sums": {name: float(value) for name, value in self._sums.items()},
                 "metrics": dict(self.metrics),
                 "optimizer": self.optimizer.state_dict(),
@@ -277,16 +281,22 @@ class Trainer:
             averaged = self.averaged.state_dict() if self.averaged else None
             self._rows.flush()
             path = checkpoints.save(self.folder, self.step, self.model, averaged, state, about)
-            checkpoints.link(path, "last")
-            if self._new_best:
-                checkpoints.link(path, "best", without=[checkpoints.STATE])
+            self._link(path, self._new_best)
             checkpoints.prune(self.folder, self.settings.checkpoint.save_total_limit)
         self._new_best = False
         self.accelerator.wait_for_everyone()
         self._call("on_checkpoint", self.folder / "last")
 
+    @staticmethod
+    def _link(path: Path, best: bool) -> None:
+        checkpoints.link(path, "last")
+        if best:
+            checkpoints.link(path, "best", without=[checkpoints.STATE])
+
     def _load(self, checkpoint: Path) -> None:
         state = checkpoints.load_state(checkpoint)
+        if self.is_main and checkpoint.name.startswith("step_"):
+            self._link(checkpoint, state.get("best", False))  # a kill may have come before these
         checkpoints.load_weights(self.model, checkpoint)
         if self.averaged:
             self.averaged.load_state_dict(checkpoints.read_weights(checkpoint, averaged=True))

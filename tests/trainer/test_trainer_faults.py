@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy import Toy, ToySettings
 
-from music_training import files, runs
+from music_training import config, files, runs
 from music_training.errors import INTERRUPTED, UserError
-from music_training.trainer import checkpoints, processes
+from music_training.trainer import checkpoints, command, processes
 
 TOY = Path(__file__).with_name("toy.py")
 TIMES = ("examples_per_second",)
@@ -198,6 +199,24 @@ def test_a_torn_checkpoint_does_not_count():
     for path in folder.glob("step_*"):
         os.rename(path, folder.parent / path.name)
     assert checkpoints.newest(folder).name == ".last.old"
+
+
+def test_a_kill_before_the_best_gets_its_name(monkeypatch):
+    """The last validation is the best, and the process ends after the checkpoint is written and before anything names it."""
+    settings = config.load(ToySettings, {}, ["training.max_steps=6", "training.validation.interval=100"])
+    with monkeypatch.context() as changed:
+        changed.setattr(checkpoints, "link", lambda *_, **__: os._exit(9))
+        if not (child := os.fork()):
+            command.train(Toy, settings, system="toy", run_name="killed")
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    run = runs.find("killed")
+    assert not (run / "ckpt" / "best").exists()
+    outcome = command.train(Toy, settings, system="toy", run_name="killed")
+    assert outcome.step == 6 and outcome.best is not None
+    assert runs.read_metadata(run)["status"] == "finished" and not (run / "heartbeat.json").exists()
+    for name in ("best", "last"):
+        assert files.read_json(run / "ckpt" / name / "checkpoint.json")["step"] == 6
+    assert not (run / "ckpt" / "best" / "state.pt").exists()
 
 
 def test_state_files_hold_no_code():
