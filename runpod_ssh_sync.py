@@ -366,10 +366,13 @@ def safe_name(name: str) -> str:
 
 
 def config_path(path: Path) -> str:
-    """A path as it stands in the configuration: below ``~`` if it lies in the home that ssh uses, quoted if it must be."""
+    """A path as it stands in the configuration: below ``~`` if it lies in the home that ssh uses, quoted if it must be.
+
+    For an Include ssh takes ``$HOME`` for ``~``, elsewhere the home of the user database; where they differ no ``~`` is used.
+    """
     text = os.path.abspath(path)
     home = pwd.getpwuid(os.getuid()).pw_dir.rstrip("/")
-    if home and text.startswith(home + "/"):
+    if home and text.startswith(home + "/") and os.path.abspath(os.environ.get("HOME") or home) == home:
         text = "~" + text[len(home) :]
     if not re.fullmatch(r"[^\x00-\x1f\x7f\"'\\%$*?\[\]#]+", text):
         raise Mistake(f"{printable(text)}: ssh takes no path with quotes or * ? [ ] % $ # \\ in a configuration file")

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -394,6 +395,18 @@ def test_a_place_with_spaces_works_and_one_that_ssh_cannot_take_is_refused(lapto
     for name in ('a"b', "a*b", "a%b", "a$b", "a[b"):
         assert tool.main(["config", "--ssh-config", str(tmp_path / name / "config")]) == 2
     assert capsys.readouterr().err.count("\n") == 5
+
+
+def test_a_home_other_than_the_user_databases_is_written_out(laptop, api, monkeypatch):
+    """ssh resolves ``~`` by the user database in most places and by $HOME in an Include."""
+    entry = lambda home: lambda _: SimpleNamespace(pw_dir=str(home))  # noqa: E731
+    monkeypatch.setattr(tool.pwd, "getpwuid", entry(laptop.home.parent))
+    assert tool.config_path(laptop.own) == str(laptop.own)
+    api.pods = [v2_pod("abc", "house", 40022, user="trainer")]
+    assert tool.main(["config"]) == 0
+    assert laptop.effective("runpod-abc")["port"] == "40022"
+    monkeypatch.setattr(tool.pwd, "getpwuid", entry(laptop.home))
+    assert tool.config_path(laptop.own) == "~/.ssh/config.d/runpod"
 
 
 def test_an_unwritable_place_is_one_line(laptop, api, capsys):
