@@ -58,6 +58,16 @@ def test_a_module_that_kills_the_interpreter_and_one_that_is_missing(tmp_path, m
     assert preflight_machine.packages(("nowhere_to_be_found",), ())[0].severity == "fault"
 
 
+def test_a_package_that_works_but_complains_is_explained(tmp_path, monkeypatch):
+    line = "WARNING: xFormers can't load C++/CUDA extensions."
+    files.write_text(tmp_path / "noisy.py", f"import sys\nprint({line!r}, file=sys.stderr)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (finding,) = preflight_machine.packages(("noisy",), ())
+    assert (finding.severity, finding.subject) == ("warning", "packages") and "pip uninstall xformers" in finding.todo
+    files.write_text(tmp_path / "noisy.py", "")
+    assert preflight_machine.packages(("noisy",), ()) == []
+
+
 def test_versions_are_compared_with_what_was_tried(tmp_path):
     wanted = files.write_text(tmp_path / "requirements.txt", "# what\nnumpy>=99 # new\nnothing-like-it>=1\npyyaml>=6\n")
     found = subjects(preflight_machine.versions(wanted, torch="2.4.0"))
@@ -402,7 +412,12 @@ def test_a_folder_of_ones_own_is_looked_at_before_it_is_segmented(outputs, tmp_p
     assert subjects(preflight.check("mini", str(folder)).findings) == {}
     soundfile.write(folder / "quiet.wav", numpy.zeros(RATE), RATE)
     (folder / "broken.flac").write_bytes(b"fLaC nothing")
-    assert subjects(preflight.check("mini", str(folder)).findings) == {"source: silent": "note", "source: undecodable": "note"}
+    soundfile.write(folder / "cut.wav", numpy.clip(tone(level=4), -1, 1), RATE)
+    found = {item.subject: item for item in preflight.check("mini", str(folder)).findings if item.severity != "ok"}
+    assert {name: item.severity for name, item in found.items()} == dict.fromkeys(
+        ("source: silent", "source: undecodable", "source: clipped"), "note"
+    )
+    assert found["source: silent"].todo == "03_segment_audio leaves it out" and "trained on as it is" in found["source: clipped"].todo
 
 
 def test_real_recordings_raise_no_false_alarm(real_data, outputs):
