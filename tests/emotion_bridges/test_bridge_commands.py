@@ -7,6 +7,9 @@ import sys
 
 import numpy
 import pytest
+import soundfile
+import symusic
+import tones
 import torch
 
 from music_training import config, files
@@ -125,6 +128,36 @@ def test_the_runner_in_a_container(tmp_path):
         assert ended.returncode == 2 and line in ended.stderr and not called
     ended, called = run("--docker", DOCKERFILE="none")
     assert ended.returncode == 2 and "no such file" in ended.stderr and not called
+
+
+@pytest.mark.long
+def test_the_runner_trains_both_and_exports_them(tmp_path, outputs, midi_settings, cloud_settings):
+    """From two folders to ONNX files, without a container, in the configuration's place small ones."""
+    for number, folder in enumerate(("happy", "sad", "angry", "calm")):
+        audio, midi = (tmp_path / kind / folder / f"track{number}" for kind in ("audio", "midi"))
+        audio.parent.mkdir(parents=True)
+        midi.parent.mkdir(parents=True)
+        soundfile.write(f"{audio}.wav", tones.tone(220 * 2**number), 16000)
+        score, track = symusic.Score(480), symusic.Track("a", 0, False)
+        for place in range(32):
+            track.notes.append(symusic.Note(240 * place, 240, 60 + number + place % 5, 80))
+        score.tracks.append(track)
+        score.dump_midi(f"{midi}.mid")
+    words = ["--val-split", "0.25"]
+    for option, settings in (("--spectocloud-config", cloud_settings), ("--midi-config", midi_settings)):
+        which = "spectocloud" if settings is cloud_settings else "midi"
+        data = {"train_manifest": f"data/manifests/{which}_train.jsonl", "val_manifest": f"data/manifests/{which}_val.jsonl"}
+        changed = settings.model_copy(update={"data": settings.data.model_copy(update={**data, "dataset": None})})
+        config.save(changed, tmp_path / f"{which}.yaml")
+        words += [option, str(tmp_path / f"{which}.yaml")]
+    command = ["bash", str(files.REPOSITORY / "scripts" / "train_cuda_v2.sh"), *words, "training.max_steps=4"]
+    command += ["--audio-root", str(tmp_path / "audio"), "--midi-root", str(tmp_path / "midi")]
+    known = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(files.REPOSITORY), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=known)
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
+    assert "synthetic" not in ended.stdout.lower() and ended.stdout.count(": 4 steps") == 2
+    for kind in ("spectocloud", "midi_generator"):
+        assert (outputs / "exports" / f"{kind}.onnx").is_file() and (outputs / "exports" / f"{kind}_fixed.onnx").is_file()
 
 
 @pytest.mark.long

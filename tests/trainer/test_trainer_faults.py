@@ -116,6 +116,7 @@ def test_a_full_disk_is_one_line_and_the_last_good_checkpoint_survives(small_dis
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)  # 37 processes, one after the other
 def test_kills_at_every_step():
     toy("whole", *OFTEN)
     for step in range(1, 19):

@@ -170,7 +170,9 @@ def load(entries: Sequence[Entry], settings: MidiSettings) -> Excerpts:
         majors += [major] * len(tokens)
         found.dropped += dropped
     if not found.tokens:
-        raise UserError(f"none of {len(entries)} scores has an excerpt of {settings.bars} bars that fits {settings.context} tokens")
+        raise UserError(
+            f"none of {len(entries)} scores has an excerpt of {settings.bars} bars with {FEWEST} notes that fits {settings.context} tokens"
+        )
     found.emotion, found.tempo, found.major = numpy.stack(felt), numpy.array(tempi), numpy.array(majors)
     return found
 
