@@ -171,6 +171,24 @@ def test_a_real_song_with_a_short_stem_and_peaks_above_full_scale(real_data):
 
 
 @pytest.mark.real
+def test_tracks_of_recorded_sounds_are_clean_and_known(real_data, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(verify.__file__).parents[2] / "benchmarks"))
+    import lora_on_real_sounds as real
+
+    for number in (0, 1):
+        made, again = (real.assemble(real_data / "sonic_pi_samples", number, RATE, 2, 8.0) for _ in range(2))
+        assert set(made) == {*real.STEMS, *(["loop"] if number else [])} and all(
+            numpy.array_equal(made[name], again[name]) for name in made
+        )
+        assert numpy.abs(sum(made.values())).max() == pytest.approx(0.9, abs=1e-4)
+        folder = tmp_path / f"track{number}"
+        folder.mkdir()
+        for name, wave in {**made, "mixture": sum(made.values())}.items():
+            soundfile.write(folder / f"{name}.wav", wave.T, RATE, "PCM_24")
+        assert [item for item in look(folder).findings if item.level != "note"] == []
+
+
+@pytest.mark.real
 def test_real_silent_stems(real_data):
     found = look(real_data / "babyslakh")
     assert found.passed and [item.stem for item in found.findings if item.kind == "silence"] == ["S01", "S02", "S03"]
