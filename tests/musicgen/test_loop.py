@@ -68,10 +68,11 @@ def test_two_processes_killed_at_a_step_boundary(egs, forked, speaks):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("what", ["codec", "language model", "language model with text"])
+@pytest.mark.parametrize("what", ["codec", "language model", "language model with text", "D-Adaptation"])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_killed_at_five_random_steps(egs, forked, gan_overrides, speaks, what, ranks):
-    overrides = gan_overrides if what == "codec" else [*speaks, *(["conditioner=lut"] if "text" in what else [])]
+    kinds = {"language model with text": ["conditioner=lut"], "D-Adaptation": ["optim.optimizer=dadam", "optim.lr=1"]}
+    overrides = gan_overrides if what == "codec" else [*speaks, *kinds.get(what, [])]
     steps = sorted(random.Random(f"{what} {ranks}").sample(range(1, 18), 5))
     stopped_at(forked, overrides, steps, ranks)
 
