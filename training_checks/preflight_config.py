@@ -75,7 +75,10 @@ def schedule(cfg: DictConfig) -> list[Finding]:
     if ema.use and ema.updates / (1 - ema.decay) > steps:
         message = f"weights averaged over about {ema.updates / (1 - ema.decay):.0f} steps, {steps} in all: the average stays near the start"
         found.append(Finding("warning", "averaging", message, f"hydra: [optim.ema.decay={1 - 10 / max(steps, 20):.3g}]"))
-    if cfg.optim.lr > 0.02:
+    if cfg.optim.optimizer == "dadam":  # finds the rate by itself; lr is a factor of it
+        if not 0.1 <= cfg.optim.lr <= 10:
+            found.append(Finding("warning", "learning rate", f"{cfg.optim.lr:g} is a factor for D-Adaptation, not a rate", "1"))
+    elif cfg.optim.lr > 0.02:
         found.append(Finding("warning", "learning rate", f"{cfg.optim.lr:g} is far above what such models bear", "1e-4 to 3e-3"))
     return found
 

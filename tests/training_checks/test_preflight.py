@@ -319,6 +319,8 @@ def test_a_codec_configuration_that_is_worth_nothing(dataset, changes, expected)
         ({"conditioning": "none"}, {"conditioning": "note"}),
         ({"hydra": ["autocast=true", "autocast_dtype=float16"]}, {"precision": "warning"}),
         ({"codec": "facebook/encodec_32khz"}, {}),
+        ({"hydra": ["optim.optimizer=dadam"], "learning_rate": 1}, {}),
+        ({"hydra": ["optim.optimizer=dadam"], "learning_rate": 1e-4}, {"learning rate": "warning"}),
     ],
 )
 def test_a_language_model_configuration_that_is_worth_nothing(dataset, changes, expected):
