@@ -19,10 +19,10 @@ from ..errors import UserError
 from ..library import audio
 from .tracks import with_channels
 
-BATCH = 4  # windows at once: more does not pay on a CPU
+GPU_BATCH = 4  # windows at once on a GPU; on a CPU one at a time is quicker
 
 
-def separate_blocks(model, blocks: Iterable[numpy.ndarray], *, overlap: float = 0.25, shifts: int = 1, batch: int = BATCH):
+def separate_blocks(model, blocks: Iterable[numpy.ndarray], *, overlap: float = 0.25, shifts: int = 1, batch: int | None = None):
     """Yield stems ``[S, C, n]`` for mixture blocks ``[C, n]`` of any lengths, joined seamlessly; as many samples as went in."""
     return _Windows(model, overlap, shifts, batch).run(blocks)
 
@@ -72,13 +72,14 @@ def _model_blocks(path: Path, model) -> Iterator[numpy.ndarray]:
 
 
 class _Windows:
-    def __init__(self, model, overlap: float, shifts: int, batch: int):
+    def __init__(self, model, overlap: float, shifts: int, batch: int | None):
         if not 0 <= overlap < 1:
             raise UserError(f"overlap {overlap:g}: a share of a window from 0 to below 1")
         if shifts < 1:
             raise UserError(f"shifts {shifts}: at least 1")
-        self.model, self.batch = model.eval(), batch
+        self.model = model.eval()
         self.device = next(model.parameters()).device
+        self.batch = batch or (1 if self.device.type == "cpu" else GPU_BATCH)
         self.size = int(model.samplerate * model.segment)
         self.stride = int((1 - overlap) * self.size)
         self.offsets = sorted(-round(place * 0.5 * model.samplerate / shifts) for place in range(shifts))
