@@ -172,13 +172,16 @@ def bleed(stems: Mapping[str, numpy.ndarray], rate: int) -> list[Finding]:
         if count < 16 * size or len(mono) < 2:
             continue
         spectra = {name: _spectra(samples[:count], size) for name, samples in mono.items()}
+        powers = {name: found.real**2 + found.imag**2 for name, (found, _) in spectra.items()}
         for name, (own, loudness) in spectra.items():
             weight = 1 / (loudness + 1e-9)
-            noise = numpy.einsum("ij,i->j", own.real**2 + own.imag**2, weight)
+            noise = weight @ powers[name]
             noise += 1e-6 * noise.max()
+            weighted = own.conj() * weight[:, None]
             for other, (source, _) in spectra.items():
                 if other != name:
-                    found = _copy_of(source, own, weight, noise, int(BLEED_DELAY * rate))
+                    shared = numpy.einsum("ij,ij->j", weighted, source).conj() / noise
+                    found = _copy_of(shared, weight @ powers[other] / noise, int(BLEED_DELAY * rate))
                     surest[name, other] = max(surest.get((name, other), found), found)
     found = []
     for (name, other), (sure, gain, delay) in surest.items():
@@ -189,12 +192,12 @@ def bleed(stems: Mapping[str, numpy.ndarray], rate: int) -> list[Finding]:
     return found
 
 
-def _copy_of(
-    source: numpy.ndarray, own: numpy.ndarray, weight: numpy.ndarray, noise: numpy.ndarray, reach: int
-) -> tuple[float, float, int]:
-    """How sure it is that spectra ``own`` hold a copy of ``source`` (times anything else), its gain and its delay in samples."""
-    response = irfft(numpy.einsum("ij,ij,i->j", own, source.conj(), weight) / noise)
-    shape = irfft(numpy.einsum("ij,i->j", source.real**2 + source.imag**2, weight) / noise)
+def _copy_of(shared: numpy.ndarray, own: numpy.ndarray, reach: int) -> tuple[float, float, int]:
+    """How sure it is that there is a copy (times anything else), its gain and its delay in samples.
+
+    ``shared`` is the transfer function that was estimated, ``own`` what it would be for a copy as it is.
+    """
+    response, shape = irfft(shared), irfft(own)
     near = numpy.arange(-reach, reach + 1)
     delay = int(near[numpy.abs(response[near]).argmax()])
     gain = float(response[delay] / shape[0])
