@@ -34,6 +34,11 @@ def all_finite(named: Iterable[tuple[str, nn.Parameter]]) -> bool:
     return all(bool(value.isfinite().all()) for _, value in named)
 
 
+# A generator's adversarial losses rise as its discriminator learns, a discriminator's as its generator does, and the sum that
+# a codec's balancer makes follows the sizes of gradients: none of them says that a step is bad.
+DRIFTING = {"generator": ("loss", "adv_", "feat_"), "discriminator": ("loss",)}
+
+
 class MonitorGuard:
     """The monitor as ``music_training.guard.Guard``; ``changes`` are steps at which the training changes on purpose."""
 
@@ -51,6 +56,7 @@ class MonitorGuard:
             update.losses,
             update.gradient_norm,
             part=update.part,
+            drifting=DRIFTING.get(update.part, ()),
             overflow=update.overflow,
             bad_parameter=lambda: first_bad_gradient(update.named_parameters()),
             files=update.files,

@@ -140,6 +140,7 @@ class StabilityMonitor:
         gradient: float | None = None,
         *,
         part: str = "model",
+        drifting: tuple[str, ...] = (),
         overflow: bool = False,
         bad_parameter: Callable[[], str] = str,
         files: Callable[[], list[str]] = list,
@@ -147,7 +148,8 @@ class StabilityMonitor:
     ) -> Decision:
         """Judge a step before its update, from its losses and the norm of its gradients.
 
-        ``part`` keeps the figures of a generator and of its discriminator apart. ``overflow``: the gradients are those
+        ``part`` keeps the figures of a generator and of its discriminator apart. ``drifting`` are the beginnings of the
+        names of losses whose rise is no fault: of them only NaN and infinity are. ``overflow``: the gradients are those
         of a scaled fp16 loss, whose overflow is no fault (the scaler skips the step by itself). The last three are
         asked only about a bad step: the first parameter whose gradient is not finite, the batch's files, and whether
         the weights themselves still are.
@@ -155,7 +157,7 @@ class StabilityMonitor:
         if step != self._step:
             self._step, self._looked, self._fresh = step, self._looked + 1, True
             self.counts["steps"] = self.counts.get("steps", 0) + 1
-        kind, name, value, usual = self._fault(part, losses, gradient)
+        kind, name, value, usual = self._fault(part, losses, gradient, drifting)
         if not kind:
             return self._accept(part, losses, gradient)
         if kind.endswith("gradient") and overflow and self._in_a_row.get(part, 0) < 20:
@@ -192,7 +194,9 @@ class StabilityMonitor:
 
     # What is bad
 
-    def _fault(self, part: str, losses: Mapping[str, float], gradient: float | None) -> tuple[str, str, float, float]:
+    def _fault(
+        self, part: str, losses: Mapping[str, float], gradient: float | None, drifting: tuple[str, ...]
+    ) -> tuple[str, str, float, float]:
         for name, value in losses.items():
             if not math.isfinite(value):
                 return ("nan_loss" if math.isnan(value) else "inf_loss"), name, value, math.nan
@@ -201,7 +205,7 @@ class StabilityMonitor:
         config = self.config
         for name, value in losses.items():
             known = self._usual.get(f"{part}/{name}")
-            if known and len(known.recent) >= config.min_history:
+            if known and len(known.recent) >= config.min_history and not name.startswith(drifting):
                 middle = known.quantile(0.5)
                 if known.excess(value, config.spike_sigmas, (config.loss_ratio - 1) * abs(middle)):
                     return "loss_spike", name, value, middle

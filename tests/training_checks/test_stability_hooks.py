@@ -9,13 +9,14 @@ from torch import nn
 
 from music_training import files, runs
 from music_training.errors import UserError
+from music_training.guard import Update
 from music_training.trainer import checkpoints
 from music_training.trainer.callbacks import Callback, CallbackRegistry
 from music_training.trainer.config import Training
 from music_training.trainer.loop import Trainer
 from training_checks import stability_monitor
-from training_checks.stability_hooks import StabilityCallback, all_finite, first_bad_gradient, watch
-from training_checks.stability_monitor import StabilityConfig
+from training_checks.stability_hooks import MonitorGuard, StabilityCallback, all_finite, first_bad_gradient, watch
+from training_checks.stability_monitor import StabilityConfig, StabilityMonitor
 
 sys.path.insert(0, str(files.REPOSITORY / "tests" / "trainer"))
 from toy import Toy, ToySettings
@@ -158,6 +159,20 @@ def test_one_switch_for_every_training_of_a_process_and_those_that_it_starts(mon
     assert watch(False) == "null"
     _, trainer = train("nobody")
     assert StabilityCallback not in map(type, trainer.callbacks)
+
+
+def test_a_codecs_adversarial_losses_may_rise_and_what_it_reconstructs_may_not():
+    def look(part, **losses):
+        step = next(steps)
+        return guard.before_step(Update(part, step, 1, losses, 1.0, list, None)).action
+
+    steps, guard = iter(range(1, 99)), MonitorGuard(StabilityMonitor(StabilityConfig(min_history=4)))
+    for number in range(8):
+        assert look("generator", loss=50 + number, adv_msstftd=0.001 * (number % 2), l1=0.1 + 0.001 * number) == "step"
+        assert look("discriminator", loss=1 + 0.01 * number) == "step"
+    assert look("generator", loss=500.0, adv_msstftd=0.5, l1=0.1) == "step" == look("discriminator", loss=9.0)
+    assert look("generator", loss=50.0, adv_msstftd=math.nan, l1=0.1) == "skip" == look("discriminator", loss=math.inf)
+    assert look("generator", loss=50.0, adv_msstftd=0.0, l1=3.0) == "skip"
 
 
 def test_the_first_bad_parameter_is_named():
