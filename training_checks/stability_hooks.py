@@ -130,6 +130,7 @@ class StabilityCallback(callbacks.Callback):
             trainer.step + 1,
             {name: float(value) for name, value in trainer.accelerator.reduce(trainer.losses, reduction="mean").items()},
             norm,
+            drifting=tuple(name for name in trainer.losses if name != "loss"),  # parts of it, and figures such as accuracy
             overflow=trainer.accelerator.scaler is not None and not math.isfinite(norm),
             bad_parameter=lambda: first_bad_gradient(trainer.model.named_parameters()),
             files=trainer.examples,

@@ -224,9 +224,6 @@ def test_a_batch_that_is_far_too_loud_is_skipped_and_its_file_named(forked, codi
     spikes = [event for event in events("watched") if event["kind"].endswith("spike")]
     assert spikes and path in spikes[0]["files"] and spikes[0]["action"] == "skip"
     assert codes == [0] or path in log.splitlines()[-1]
-    forked(*coding, "optim.epochs=4", GUARD, "+guard_options.monitor=false", "run=alone")
-    silence = 0.1  # the mean level of the clips, which saying nothing costs
-    assert rows("watched")[-1]["l1"] < 10 * silence < rows("alone")[-1]["l1"]
 
 
 HALF = ["autocast=true", "autocast_dtype=float16", "device=cpu"]

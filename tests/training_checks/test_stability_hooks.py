@@ -110,6 +110,17 @@ def test_a_bad_step_leaves_the_weights_as_they_are(kind):
     assert not all_finite(trainer.model.named_parameters())
 
 
+def test_figures_beside_the_loss_may_leap():
+    class Leap(Callback):
+        order = 1
+
+        def on_gradients(self, trainer):
+            trainer.losses["accuracy"] = trainer.losses["loss"] * 0 + (0.9 if trainer.step > 8 else 0.01)
+
+    train("watched", Leap(), monitor())
+    assert {event["kind"] for event in stability_monitor.read_log(runs.find("watched"))} == {"epoch"}
+
+
 def test_clip_and_the_rate_that_is_halved_and_recovers():
     fault = Fault([8, 9], "huge")
     train("watched", fault, monitor(skips=0, recovery_steps=2))
