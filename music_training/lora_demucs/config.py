@@ -164,7 +164,7 @@ class LoraDemucsSettings(Settings):
     from which stem of the base a new one starts. ``steps_per_epoch`` examples times ``training.batch_size`` make an
     epoch (null: a tenth of what the segments of all tracks would be). ``loss``: ``l1``, ``l2``, ``spectral`` (several
     resolutions, with L1), ``log_ratio`` (error over energy of each stem and example, logarithmic) or ``batch_log_ratio``
-    (of each stem over the batch); ``loss_weights`` lets stems count for more or less than 1.
+    (of each stem over the batch) or ``bright_log_ratio`` (the same, the treble counting as much); ``loss_weights`` lets stems count for more or less than 1.
     """
 
     system: Literal["lora_demucs"] = "lora_demucs"
@@ -177,7 +177,7 @@ class LoraDemucsSettings(Settings):
     parents: dict[str, str] = {}
     dset: Audio = Audio()
     htdemucs: HtDemucs = HtDemucs()
-    loss: Literal["l1", "l2", "spectral", "log_ratio", "batch_log_ratio"] = "l1"
+    loss: Literal["l1", "l2", "spectral", "log_ratio", "batch_log_ratio", "bright_log_ratio"] = "l1"
     loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
     augment: Augment = Augment()
     steps_per_epoch: int | None = Field(None, ge=1)

@@ -32,6 +32,11 @@ def batch_log_ratio(found: Tensor, true: Tensor, weights: Tensor | None = None) 
     return _mean(_log_ratio(found, true, (0, 2, 3)), weights)
 
 
+def bright_log_ratio(found: Tensor, true: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Half ``batch_log_ratio``, half that of the differences from sample to sample, in which the treble counts (6 dB an octave)."""
+    return 0.5 * (batch_log_ratio(found, true, weights) + batch_log_ratio(found.diff(dim=3), true.diff(dim=3), weights))
+
+
 def spectral(found: Tensor, true: Tensor, weights: Tensor | None = None) -> Tensor:
     """L1 plus the mean absolute difference of magnitude spectra at three resolutions, relative to the true magnitude."""
     total = (found - true).abs().mean((0, 2, 3))
@@ -45,7 +50,14 @@ def spectral(found: Tensor, true: Tensor, weights: Tensor | None = None) -> Tens
     return _mean(total, weights)
 
 
-LOSSES = {"l1": l1, "l2": l2, "spectral": spectral, "log_ratio": log_ratio, "batch_log_ratio": batch_log_ratio}
+LOSSES = {
+    "l1": l1,
+    "l2": l2,
+    "spectral": spectral,
+    "log_ratio": log_ratio,
+    "batch_log_ratio": batch_log_ratio,
+    "bright_log_ratio": bright_log_ratio,
+}
 
 
 def _log_ratio(found: Tensor, true: Tensor, dims: tuple[int, ...]) -> Tensor:

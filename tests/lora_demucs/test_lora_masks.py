@@ -81,3 +81,10 @@ def test_weights_choose_among_the_sources(name):
     assert first < second
     assert loss(true + error, true, torch.tensor([1.0, 3.0])).item() == pytest.approx(float(0.25 * first + 0.75 * second), rel=1e-5)
     assert loss(true + error, true).item() == pytest.approx(float(0.5 * first + 0.5 * second), rel=1e-5)
+
+
+def test_the_bright_loss_hears_the_treble():
+    time = torch.arange(4000) / 8000
+    stem = (torch.sin(2 * torch.pi * 60 * time) + 0.05 * torch.sin(2 * torch.pi * 3000 * time)).repeat(1, 2, 1, 1)
+    dull = stem - (0.05 * torch.sin(2 * torch.pi * 3000 * time))
+    assert losses.batch_log_ratio(dull, stem) < -2.0 < losses.bright_log_ratio(dull, stem) - 0.5
