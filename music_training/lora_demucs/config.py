@@ -163,8 +163,9 @@ class LoraDemucsSettings(Settings):
     evaluation alone (0: it is on the validation's tracks); ``dset.wav`` a folder instead (with ``test/`` or without). ``parents`` says
     from which stem of the base a new one starts. ``steps_per_epoch`` examples times ``training.batch_size`` make an
     epoch (null: a tenth of what the segments of all tracks would be). ``loss``: ``l1``, ``l2``, ``spectral`` (several
-    resolutions, with L1), ``log_ratio`` (error over energy of each stem and example, logarithmic) or ``batch_log_ratio``
-    (of each stem over the batch) or ``bright_log_ratio`` (the same, the treble counting as much); ``loss_weights`` lets stems count for more or less than 1.
+    resolutions, with L1), ``log_ratio`` (error over energy of each stem and example, logarithmic), ``batch_log_ratio``
+    (of each stem over the batch) or ``bright_log_ratio`` (the same, the treble counting as much); ``loss_weights`` lets
+    stems count for more or less than 1.
     """
 
     system: Literal["lora_demucs"] = "lora_demucs"
