@@ -57,7 +57,8 @@ def adapt(settings: LoraDemucsSettings, tracks: tuple[list, list, list], name: s
 
     outcome = command.train(make, settings, system="lorademucs", run_name=name)
     train.write_best(made[0], settings, outcome.run)
-    summary = train.evaluate(outcome.run, tracks[2])["summary"]
+    crossover = train.best_crossover(train.open_adapted(outcome.run), tracks[0][:2])
+    summary = train.evaluate(outcome.run, tracks[2], crossover=crossover)["summary"]
     found = {"parameters": ranks.cost(made[0].layers, made[0].allocated)} | {name: row["nsdr"] for name, row in summary.items()}
     files.write_json(known, found)
     return found
