@@ -27,12 +27,13 @@ def supervised(run: str, number: int, *overrides: str) -> None:
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.01)
     os.kill(files.read_json(folder / heartbeat.NAME)["process"], number)
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=1800)
     assert process.returncode == 0 and said.count("starting again") == 1, said
     assert ("exit code 75" in said) == (number == signal.SIGTERM)
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)  # eight trainings, one after the other; a busy machine takes its time
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
 def test_codec_and_language_model(egs, train, codec_overrides, language_model_overrides, number):
     assert train(*codec_overrides, "run=whole").returncode == 0
