@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"argument {wrong!r}: write it as key=value (see --help)")
     files.outputs_root().mkdir(parents=True, exist_ok=True)
     os.chdir(files.outputs_root())
-    argv = finetune.expand(argv)
+    argv = finetune.expand([_named(text[4:]) if text.startswith("run=") else text for text in argv])
     cfg = compose(argv)
     argv.append(f"data_digest={data_digest(cfg)}")
     if cfg.device == "auto":
@@ -141,9 +141,14 @@ def main(argv: list[str] | None = None) -> None:
 
         argv.append(f"device={'cuda' if torch.cuda.is_available() else 'cpu'}")
     run = _agree_on_run(compose(argv))
-    argv.append(f"run={run}")
+    argv.append(_named(run))
     sys.argv[1:] = argv
     dora_main()()
+
+
+def _named(run: str) -> str:
+    """The override that names a run: text for Hydra, also where it looks like a number."""
+    return f"run={run}" if run in ("", "null") else "run='" + run.strip("'\"") + "'"
 
 
 def _agree_on_run(cfg: DictConfig) -> str:

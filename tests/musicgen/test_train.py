@@ -108,6 +108,12 @@ def test_the_command_itself_exits_with_2(train):
     assert (done.returncode, done.stdout.strip()) == (2, "error: optim.lrr=1: unknown key; did you mean 'lr'?")
 
 
+def test_a_run_may_be_called_by_a_number(egs, forked, codec_overrides):
+    codes, log = forked(*codec_overrides, "optim.epochs=1", "optim.updates_per_epoch=2", "run=007")
+    assert codes == [0], log
+    assert (runs.folder() / "007" / "ckpt" / "best").is_dir()
+
+
 def test_loss_weights_change_at_a_step(egs, forked, codec_overrides):
     plain = [override for override in codec_overrides if not override.startswith("quantize_after")]
     short = [*plain, "optim.epochs=1", "later.step=3"]
