@@ -143,11 +143,12 @@ def main() -> None:
 
     def encode() -> list:
         start = time.monotonic()
-        cache = tokens.encode(dataset, speaks, "benchmark").result["tokens"]
+        cache = tokens.encode(dataset, speaks, "benchmark", tokens.TokenSettings(shifts=settings.token_shifts)).result["tokens"]
         return [cache, time.monotonic() - start]
 
+    settings = profiles.settings(LanguageModelSettings, "05_train_musicgen", "mini", workers=0)
     cache, encoding = notes.get("token cache", encode)
-    model = profiles.settings(LanguageModelSettings, "05_train_musicgen", "mini", workers=0).overrides(dataset)
+    model = settings.overrides(dataset)
     model.append(f"compression_model_checkpoint={speaks}")
     ways = {
         "AudioCraft": [*model, *STOCK_MODEL],

@@ -20,7 +20,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import torch
     from audiocraft.models import CompressionModel
 
-VERSION = 1
+VERSION = 2
 INDEX = "tokens.jsonl"
 PIECE = 30.0  # seconds of a stretch that are encoded at once, so that a long one fits in memory
 PAST = 5.0  # seconds before a piece that a codec with an unbounded memory hears first
@@ -46,15 +46,16 @@ SERIAL_SECONDS = 3600.0  # less audio is encoded in this process: starting other
 
 
 class TokenSettings(Settings):
-    """How a data set is encoded; none of it changes what is written for one kind of device.
+    """How a data set is encoded; all but ``shifts`` changes nothing of what is written for one kind of device.
 
     ``workers`` None: one process on a GPU or for less than an hour of audio, else one a core. ``batch`` pieces of 30 s
-    are encoded at once on a GPU.
+    are encoded at once on a GPU. The training split is encoded ``shifts`` times.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int | None = Field(None, ge=1)
     batch: int = Field(8, ge=1)
+    shifts: int = Field(1, ge=1, le=64)
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,11 @@ class Stretch:
     lengths: tuple[int, ...]
     digests: tuple[str, ...]
     sample_rate: int
+    shifts: int = 1
 
     @property
     def seconds(self) -> float:
-        return sum(self.lengths) / self.sample_rate
+        return sum(self.lengths) / self.sample_rate * self.shifts
 
 
 # Encoding
@@ -92,6 +94,7 @@ def encode(dataset: str, codec: str, scope: str, settings: TokenSettings | None 
         return _make(dataset, codec, settings, draft.forced)
 
     params = {"dataset": dataset, "codec": files.relative(files.absolute(codec)) if files.absolute(codec).exists() else codec}
+    params["shifts"] = settings.shifts
     return stages.run(
         "encode_tokens", make, scope=scope, params=params, inputs=[*manifests, *index, *weights], version=VERSION, force=force
     )
@@ -102,11 +105,11 @@ def _make(dataset: str, codec: str, settings: TokenSettings, forced: bool) -> st
 
     device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     model = _codec(codec, device)
-    about = describe(model)
-    folder = files.outputs_root() / "tokens" / dataset / about["codec"]
+    about = {**describe(model), "shifts": settings.shifts}
+    folder = files.outputs_root() / "tokens" / dataset / (about["codec"] + (f"_{settings.shifts}" if settings.shifts > 1 else ""))
     folder.mkdir(parents=True, exist_ok=True)
     files.sweep(folder)
-    found = stretches(dataset)
+    found = [replace(one, shifts=settings.shifts) if one.split == "train" else one for one in stretches(dataset)]
     rates = {stretch.sample_rate for stretch in found} - {model.sample_rate}
     if rates:
         raise UserError(f"{dataset}: its segments have {min(rates)} Hz, the codec {codec} has {model.sample_rate} Hz; segment again")
@@ -194,11 +197,11 @@ def divide(found: list[Stretch], about: dict[str, Any]) -> Iterator[tuple[str, l
 
 def encode_stretch(codec: CompressionModel, paths: list[str], lengths: list[int]) -> torch.Tensor:
     """Codes ``[K, frames]`` of the files ``paths`` (relative to the outputs root) as one stretch; whole frames only."""
-    return _encode(codec, [(paths, lengths)], 1)[0]
+    return _encode(codec, [(paths, lengths, 0)], 1)[0]
 
 
-def _encode(codec: CompressionModel, group: list[tuple[list[str], list[int]]], batch: int) -> list[torch.Tensor]:
-    """Codes of several stretches, in pieces; pieces of one length are encoded together, ``batch`` at a time."""
+def _encode(codec: CompressionModel, group: list[tuple[list[str], list[int], int]], batch: int) -> list[torch.Tensor]:
+    """Codes of several stretches, each begun so many samples late, in pieces; ``batch`` pieces of one length at a time."""
     import torch
 
     hop, rate = round(codec.sample_rate / codec.frame_rate), codec.sample_rate
@@ -206,12 +209,12 @@ def _encode(codec: CompressionModel, group: list[tuple[list[str], list[int]]], b
     before = math.ceil(PAST * rate / hop) if before is None else before
     size = math.ceil(PIECE * rate / hop)
     pieces = []
-    for number, (_, lengths) in enumerate(group):
-        frames = sum(lengths) // hop
-        for first in range(0, frames, size):
-            last = min(first + size, frames)
-            pieces.append((number, first, last, max(0, first - before) * hop, min((last + after) * hop, sum(lengths))))
-    found = [torch.empty(codec.num_codebooks, sum(lengths) // hop, dtype=torch.int16) for _, lengths in group]
+    for number, (_, lengths, late) in enumerate(group):
+        known = sum(lengths) - late
+        for first in range(0, known // hop, size):
+            last = min(first + size, known // hop)
+            pieces.append((number, first, last, max(0, first - before) * hop, min((last + after) * hop, known)))
+    found = [torch.empty(codec.num_codebooks, (sum(lengths) - late) // hop, dtype=torch.int16) for _, lengths, late in group]
     device = next(codec.parameters()).device
     for _, same in itertools.groupby(sorted(pieces, key=lambda piece: piece[4] - piece[3]), key=lambda piece: piece[4] - piece[3]):
         same = list(same)
@@ -226,11 +229,12 @@ def _encode(codec: CompressionModel, group: list[tuple[list[str], list[int]]], b
     return found
 
 
-def _read(paths: list[str], lengths: list[int], start: int, stop: int) -> numpy.ndarray:
-    """Samples ``[stop - start]`` of files that follow each other, as the mean of their channels."""
+def _read(paths: list[str], lengths: list[int], late: int, start: int, stop: int) -> numpy.ndarray:
+    """Samples ``[stop - start]``, counted from ``late`` on, of files that follow each other, as the mean of their channels."""
     import numpy
     import soundfile
 
+    start, stop = start + late, stop + late
     parts, offset = [], 0
     for path, length in zip(paths, lengths, strict=True):
         first, last = max(start - offset, 0), min(stop - offset, length)
@@ -256,10 +260,18 @@ def _write_shard(job: dict[str, Any]) -> float:
         torch.set_num_threads(1)
     codec = _codec(job["codec"], job["device"])
     group = job["group"]
-    codes = _encode(codec, [(list(stretch.paths), list(stretch.lengths)) for stretch in group], job["batch"])
+    hop = round(codec.sample_rate / codec.frame_rate)
+    every = [(number, shift) for number, stretch in enumerate(group) for shift in range(stretch.shifts)]
+    asked = [(list(group[number].paths), list(group[number].lengths), shift * hop // group[number].shifts) for number, shift in every]
+    codes = _encode(codec, asked, job["batch"])
     with files.atomic(job["path"]) as temporary:
-        save_file({str(number): tensor for number, tensor in enumerate(codes)}, temporary)
+        save_file({_name(*one): tensor for one, tensor in zip(every, codes, strict=True)}, temporary)
     return sum(stretch.seconds for stretch in group)
+
+
+def _name(number: int, shift: int) -> str:
+    """What the codes of a stretch are called in their shard."""
+    return f"{number}+{shift}" if shift else str(number)
 
 
 @functools.lru_cache(maxsize=1)
@@ -270,7 +282,7 @@ def _codec(reference: str, device: str) -> CompressionModel:
 
 
 def _row(shard: str, number: int, stretch: Stretch, hop: int) -> dict[str, Any]:
-    known = {"shard": shard, "name": str(number), "split": stretch.split, "frames": sum(stretch.lengths) // hop}
+    known = {"shard": shard, "number": number, "shifts": stretch.shifts, "split": stretch.split, "frames": sum(stretch.lengths) // hop}
     return {**known, "paths": stretch.paths, "lengths": stretch.lengths}
 
 
@@ -326,26 +338,28 @@ class Tokens:
         With it come the file in which the window's middle lies and the second of that file at which the window starts
         (negative: before it).
         """
-        row = self._row(path)
+        row, hop = self._row(path), self.about["hop"]
         room = max(0, row["frames"] - frames)
-        start = min(int(position * (room + 1)), room)
-        codes = self.stretch(row, start, start + frames)
-        hop = self.about["hop"]
-        middle, offset = (start + codes.shape[1] // 2) * hop, 0
+        start, shift = divmod(min(int(position * (room + 1) * row["shifts"]), (room + 1) * row["shifts"] - 1), row["shifts"])
+        late = shift * hop // row["shifts"]
+        start = max(0, min(start, (sum(row["lengths"]) - late) // hop - frames))  # begun later it may be a frame shorter
+        codes = self.stretch(row, start, start + frames, shift)
+        begin = start * hop + late
+        middle, offset = begin + codes.shape[1] // 2 * hop, 0
         number = 0
         while middle >= offset + row["lengths"][number]:
             offset += row["lengths"][number]
             number += 1
-        return codes, row["paths"][number], (start * hop - offset) / self.about["sample_rate"]
+        return codes, row["paths"][number], (begin - offset) / self.about["sample_rate"]
 
-    def stretch(self, row: dict[str, Any], start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Codes ``[K, stop - start]`` (int16) of a row of the index."""
+    def stretch(self, row: dict[str, Any], start: int = 0, stop: int | None = None, shift: int = 0) -> torch.Tensor:
+        """Codes ``[K, stop - start]`` (int16) of a row of the index, begun ``shift`` parts of a frame late."""
         from safetensors import safe_open
 
         shard = self._shards.get(row["shard"])
         if shard is None:
             shard = self._shards[row["shard"]] = safe_open(self.folder / row["shard"], framework="pt")
-        return shard.get_slice(row["name"])[:, start:stop]
+        return shard.get_slice(_name(row["number"], shift))[:, start:stop]
 
     def split(self, name: str) -> torch.Tensor:
         """The codes of all stretches of a split ``[K, frames]`` (int64), one after the other."""
@@ -370,11 +384,14 @@ def main() -> None:
     parser.add_argument("--codec", default="", help="a weights folder, a file, or a hub name (default: the codec of 04)")
     parser.add_argument("--workers", type=int, default=None, help="processes (default: one on a GPU, else one a core)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument(
+        "--shifts", type=int, default=1, help="times that the training split is encoded, each begun a part of a frame later"
+    )
     parser.add_argument("--force", action="store_true", help="encode again what is there")
     arguments = parser.parse_args()
     dataset, scope = (find(arguments.profile, arguments.audio_dir) for find in (profiles.dataset, profiles.scope))
     codec = arguments.codec or stages.latest("train_codec", scope, "04_train_codec")["codec"]
-    settings = TokenSettings(device=arguments.device, workers=arguments.workers)
+    settings = TokenSettings(device=arguments.device, workers=arguments.workers, shifts=arguments.shifts)
     print(json.dumps(encode(dataset, codec, scope, settings, force=arguments.force).result, indent=2))
 
 

@@ -106,7 +106,8 @@ class LanguageModelSettings(TrainSettings):
     """How to train MusicGen's language model on the tokens of ``codec`` (None: the one of 04_train_codec).
 
     ``conditioning``: none, or text through ``lut`` (learnt word vectors, offline) or ``t5`` (a frozen text encoder:
-    ``t5`` is its hub name or local folder). ``token_cache`` encodes the data set once instead of every example again.
+    ``t5`` is its hub name or local folder). ``token_cache`` encodes the data set once instead of every example again, its
+    training split ``token_shifts`` times, each begun a part of a frame later (:mod:`.tokens`).
     ``captions`` has a description written anew for every training example, from what the catalogue knows;
     ``guidance_dropout`` is the share of examples without their text, which classifier-free guidance needs (None: as the
     conditioner's file says). ``recompute`` computes the activations a second time instead of keeping them in memory.
@@ -122,6 +123,7 @@ class LanguageModelSettings(TrainSettings):
     learning_rate: float = Field(1e-4, gt=0)
     warmup_steps: int = Field(0, ge=0)
     token_cache: bool = True
+    token_shifts: int = Field(1, ge=1, le=64)
     captions: CaptionSettings | None = CaptionSettings()
     guidance_dropout: float | None = Field(None, ge=0, lt=1)
     recompute: bool = False
@@ -185,7 +187,11 @@ def train_language_model(
     begins = finetune.fetch(settings.pretrained) if settings.pretrained else None
     codec = begins["codec"] if begins else settings.codec or stages.latest("train_codec", scope, "04_train_codec")["codec"]
     weights = files.absolute(codec) / "model.safetensors"
-    cache = tokens.encode(dataset, codec, scope, tokens.TokenSettings(device=settings.device)).result if settings.token_cache else {}
+    cache = (
+        tokens.encode(dataset, codec, scope, tokens.TokenSettings(device=settings.device, shifts=settings.token_shifts)).result
+        if settings.token_cache
+        else {}
+    )
 
     def make(draft: stages.Draft) -> stages.Made:
         reference = codec if files.absolute(codec).exists() else f"//pretrained/{codec.removeprefix('//pretrained/')}"

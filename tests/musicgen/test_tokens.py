@@ -98,6 +98,27 @@ def test_a_window_has_the_codes_of_encoding_it_by_itself_except_at_its_edges(mus
     assert not torch.equal(window.long(), alone)  # there is an edge effect, and no more than is said
 
 
+def test_shifted_codes_are_those_of_windows_that_begin_between_the_frames(music, codec):
+    model = load_codec(codec)
+    before, after = tokens.reach(model)
+    cache = tokens.Tokens(tokens.encode(music, codec, "test", tokens.TokenSettings(shifts=4)).result["tokens"])
+    plain = tokens.Tokens(tokens.encode(music, codec, "test").result["tokens"])
+    first, frames = "segments/music/audio/a_0000.wav", 75
+    room = 300 - frames
+    for place in (0.1, 0.5, 0.77):
+        fine = int(place * (room + 1) * 4)
+        window, path, start = cache.window(first, place, frames)
+        begin = (int(path[-8:-4]) * 2 + start) * RATE
+        assert begin == fine * 160  # a quarter of a frame
+        alone = encode(model, audio_of("a", 0, 1, 2)[round(begin) : round(begin) + frames * 640])
+        assert torch.equal(window[:, before : frames - after].long(), alone[:, before : frames - after])
+    assert cache.window(first, 1.0, frames)[0].shape[1] == frames  # the shifted codes are a frame fewer
+    assert cache.window(first, 0.999999, 10**6)[0].shape[1] == 299
+    valid = "segments/music/audio/c_0000.wav"
+    assert torch.equal(cache.window(valid, 0.3, 40)[0], plain.window(valid, 0.3, 40)[0])  # validation is on the frames
+    assert torch.equal(cache.split("train"), plain.split("train"))
+
+
 def test_reach_is_as_far_as_a_change_is_felt(codec):
     model = load_codec(codec)
     before, after = tokens.reach(model)
