@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from music_training import files, runs
+from music_training import files, runs, stages
 from music_training.errors import UserError, run_command
 from training_checks import listening_page
 from training_checks.listening_page import Card, Clip, Link, Picture
@@ -28,20 +28,37 @@ METRICS = ("HR.5F", "HR3F", "label_accuracy", "beat_F1", "downbeat_F1")
 def contribute(run: Path, track: AnnotatedTrack, synthetic: bool = True) -> Path:
     """Put a track whose prediction lies in ``run/predictions`` (with clicks: ``sonify``) on the page; returns the card's folder.
 
-    Where the track is annotated it is heard with clicks on the annotation, too, and drawn over it. ``synthetic``: the
-    model was trained on composed music. UserError where there is no prediction with clicks.
+    Done once, as the stage ``structure_samples``. Where the track is annotated it is heard with clicks on the annotation,
+    too, and drawn over it. ``synthetic``: the model was trained on composed music. UserError where there is no prediction
+    with clicks.
     """
+    stem = track.audio.stem
+    predicted, heard = (run / "predictions" / f"{stem}.{kind}" for kind in ("json", "sonified.wav"))
+    if not (predicted.is_file() and heard.is_file()):
+        raise UserError(f"{run.name}: no prediction with clicks of {track.audio}; predict it first (edm predict --sonify)")
+    folder = files.outputs_root() / "samples" / run.name / "structure" / stem
+    scores = run / "evaluation" / "summary.json"
+    annotated = {name: [str(value) for value in getattr(track, name)] for name in ("starts", "labels", "beats", "downbeats")}
+    params = {"run": run.name, "track": track.id, "synthetic": synthetic, **annotated}
+
+    def make(_: stages.Draft) -> stages.Made:
+        return stages.Made([_write(run, track, synthetic, folder, predicted, heard, scores)], {})
+
+    inputs = [predicted, heard, track.audio, *([scores] if scores.is_file() else [])]
+    stages.run("structure_samples", make, scope=run.name, params=params, inputs=inputs)
+    listening_page.write_index(files.outputs_root() / "samples")
+    return folder
+
+
+def _write(run: Path, track: AnnotatedTrack, synthetic: bool, folder: Path, predicted: Path, heard: Path, summary: Path) -> Path:
+    """Write clips, picture and card into ``folder``; returns the card."""
     import numpy
 
     from music_training.edm_structure import pictures, writers
     from music_training.edm_structure.decoding import Structure
     from music_training.library import audio
 
-    stem = track.audio.stem
-    content, heard = files.read_json(run / "predictions" / f"{stem}.json"), run / "predictions" / f"{stem}.sonified.wav"
-    if content is None or not heard.is_file():
-        raise UserError(f"{run.name}: no prediction with clicks of {track.audio}; predict it first (edm predict --sonify)")
-    folder = files.outputs_root() / "samples" / run.name / "structure" / stem
+    stem, content = track.audio.stem, files.read_json(predicted)
     folder.mkdir(parents=True, exist_ok=True)
 
     def near(path: Path) -> str:
@@ -60,7 +77,7 @@ def contribute(run: Path, track: AnnotatedTrack, synthetic: bool = True) -> Path
         writers.sonify(truth, track.audio, folder / "annotated.wav")
         clips.insert(0, Clip(track.id, "annotated.wav", "annotated", "clicks on beats, a chime at sections", role="reference"))
     written = [(kind, run / "predictions" / f"{stem}.{kind}") for kind in ("json", "jams", "yaml")]
-    scores = (files.read_json(run / "evaluation" / "summary.json") or {}) if known else {}
+    scores = (files.read_json(summary) or {}) if known else {}
     card = Card(
         "EDM structure",
         run.name,
@@ -73,9 +90,7 @@ def contribute(run: Path, track: AnnotatedTrack, synthetic: bool = True) -> Path
         metrics={name: scores[name]["mean"] for name in METRICS if name in scores},
         made_from={"run": run.name, "track": track.id},
     )
-    listening_page.write_card(folder, card)
-    listening_page.write_index(files.outputs_root() / "samples")
-    return folder
+    return listening_page.write_card(folder, card)
 
 
 def main() -> None:

@@ -108,7 +108,8 @@ def spectrograms(clips: dict[str, dict[str, Path]], sources: Sequence[str] | Non
     for row, source in zip(axes, chosen, strict=True):
         for axis, name in zip(row, versions, strict=True):
             samples, rate = soundfile.read(clips[source][name], always_2d=True)
-            axis.specgram(samples.mean(1) + 1e-7, NFFT=1024, noverlap=512, Fs=rate, vmin=-140, vmax=-40)
+            with numpy.errstate(divide="ignore"):  # silence is as dark as it gets
+                axis.specgram(samples.mean(1) + 1e-7, NFFT=1024, noverlap=512, Fs=rate, vmin=-140, vmax=-40)
             axis.set_title(f"{source}: {name}", fontsize=8)
             axis.tick_params(labelsize=7)
     return image(figure)
