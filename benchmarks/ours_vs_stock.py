@@ -3,9 +3,9 @@
 On the mini profile's composed library (synthetic), models of the same size get the same wall time (``--minutes``, for
 each training; what the token cache takes is in it): AudioCraft as it comes (no revival of codes, no start without the
 quantiser, its learning rates and schedules, every example encoded again), the same codec without discriminators, and
-this project's mini profile (with ``token_shifts=4``). The codecs are measured by mel distance and SDR on held-out artists, the language models
-(on the tokens of one codec, ours of the first seed) by cross-entropy there. AudioCraft has two recipes for those: AdamW
-at 1e-4, and D-Adaptation.
+this project's mini profile (with ``token_shifts=4``). The codecs are measured by mel distance and SDR on held-out
+artists, the language models (on the tokens of one codec, ours of the first seed) by cross-entropy there. AudioCraft has
+two recipes for those: AdamW at 1e-4, and D-Adaptation.
 
 A pilot of 8 steps of each, in turns, says how many steps fit; they and what is done are kept in
 ``outputs/benchmarks/ours_vs_stock.json``, and the same command goes on where it was stopped. On a quiet machine it
