@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from .. import files, parallel, stages
+from .. import config, files, parallel, stages
 from ..config import Settings
 from ..errors import UserError, run_command
 from ..library.manifests import egs_of, index_of, read_lines
@@ -391,7 +391,8 @@ def main() -> None:
     arguments = parser.parse_args()
     dataset, scope = (find(arguments.profile, arguments.audio_dir) for find in (profiles.dataset, profiles.scope))
     codec = arguments.codec or stages.latest("train_codec", scope, "04_train_codec")["codec"]
-    settings = TokenSettings(device=arguments.device, workers=arguments.workers, shifts=arguments.shifts)
+    given = {"device": arguments.device, "workers": arguments.workers, "shifts": arguments.shifts}
+    settings = config.load(TokenSettings, given, name="command line")
     print(json.dumps(encode(dataset, codec, scope, settings, force=arguments.force).result, indent=2))
 
 
