@@ -47,7 +47,7 @@ STOCK_CODEC = [
     "schedule.lr_scheduler=null",
 ]
 DISCRIMINATORS = ["adversarial.adversaries=[msstftd]"]
-STOCK_MODEL = ["optim.optimizer=adamw", "optim.lr=1e-4", "token_cache=null"]
+STOCK_MODEL = ["optim.optimizer=adamw", "optim.lr=1e-4", "token_cache=null", "transformer_lm.bias_proj=false"]
 D_ADAPTATION = ["optim.optimizer=dadam", "optim.lr=1"]  # its published recipe for the small model
 
 

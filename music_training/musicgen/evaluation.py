@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from .. import files, runs, stages
 from .models import load_codec, load_language_model, load_musicgen, weights_file
-from .tokens import Tokens
+from .tokens import Tokens, frequencies
 
 if TYPE_CHECKING:
     import torch
@@ -56,10 +56,8 @@ def windows(tokens: torch.Tensor, descriptions: list[str], frames: int) -> tuple
 
 def unigram_cross_entropy(train: torch.Tensor, held_out: torch.Tensor, cardinality: int) -> float:
     """Cross-entropy (nats per token) of ``held_out`` tokens ``[N, K, T]`` under the code frequencies of ``train``."""
-    losses = []
-    for k in range(train.shape[1]):
-        counts = train[:, k].flatten().bincount(minlength=cardinality).double() + 1
-        losses.append(-(counts / counts.sum()).log()[held_out[:, k].flatten()].mean())
+    known = frequencies(train, cardinality).log()
+    losses = [-row[held_out[:, k].flatten()].mean() for k, row in enumerate(known)]
     return float(sum(losses) / len(losses))
 
 

@@ -192,10 +192,14 @@ class LanguageModelSolver(RunLoop, MusicGenSolver):
         super().build_model()
         self.use_scaler()
         finetune.begin(self)
+        if self.cfg.unigram_start and self.tokens and not self.cfg.start_from:
+            for linear, known in zip(self.model.linears, self.tokens.frequencies("train").log(), strict=True):
+                if linear.bias is not None:
+                    linear.bias.data.copy_(known)
 
     def build_dataloaders(self) -> None:
         super().build_dataloaders()
-        tokens = Tokens(self.cfg.token_cache) if self.cfg.token_cache else None
+        self.tokens = tokens = Tokens(self.cfg.token_cache) if self.cfg.token_cache else None
         captions = CaptionSettings(**self.cfg.captions) if self.cfg.captions else None
         for split, loader in self.dataloaders.items():
             cached = tokens if split in ("train", "valid") else None
@@ -213,14 +217,24 @@ class LanguageModelSolver(RunLoop, MusicGenSolver):
             conditions = self.model.condition_provider(tokenized)
         return conditions, codes, codes != self.model.special_token_id
 
-    def _compute_cross_entropy(self, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> Any:
-        """Upstream's figures, nats per token, their mean and each codebook's; without a copy of all logits a codebook.
+    def cross_entropy(self, codes: torch.Tensor, mask: torch.Tensor, conditions: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Upstream's figures for tokens ``[B, K, T]``, nats per token where ``mask`` is set: their mean, and each codebook's ``[K]``.
 
-        ``logits [B, K, T, card]``, ``targets`` and ``mask [B, K, T]``. Logits outside of the mask are NaN and touch nothing.
+        Upstream puts the logits into the order of the codes, and copies them twice for it; here the codes, which are
+        ``card`` times smaller, are put into the order of the logits.
         """
-        losses = functional.cross_entropy(logits.movedim(-1, 1), targets.masked_fill(~mask, -100), reduction="none")
-        each = losses.sum(dim=(0, 2)) / mask.sum(dim=(0, 2))
-        return each.mean(), list(each.detach())
+        model, none = self.model, self.model.special_token_id
+        pattern = model.pattern_provider.get_pattern(codes.shape[-1])
+        heard, wanted = (
+            pattern.build_pattern_sequence(each.contiguous(), none, keep_only_valid_steps=True)[0]
+            for each in (codes, codes.masked_fill(~mask, none))
+        )
+        wanted = functional.pad(wanted[..., 1:], (0, 1), value=none)
+        with self.autocast:
+            logits = (model if model._fsdp is None else model._fsdp)(heard, [], conditions)  # [B, K, S, card]
+        losses = functional.cross_entropy(logits.float().flatten(0, 2), wanted.flatten(), ignore_index=none, reduction="none")
+        each = losses.view_as(wanted).sum(dim=(0, 2)) / (wanted != none).sum(dim=(0, 2))
+        return each.mean(), each.detach()
 
     def update(self, parts: list[Any]) -> tuple[Metrics, bool]:
         """One update from a batch in parts, each as the data loader gives it."""
@@ -228,9 +242,7 @@ class LanguageModelSolver(RunLoop, MusicGenSolver):
         eager = self.cfg.optim.eager_sync and len(parts) == 1
         for part in parts:
             conditions, codes, mask = self._prepare_tokens_and_attributes(part)
-            with self.autocast:
-                predicted = self.model.compute_predictions(codes, [], conditions)
-            loss, by_codebook = self._compute_cross_entropy(predicted.logits.float(), codes, mask & predicted.mask)
+            loss, by_codebook = self.cross_entropy(codes, mask, conditions)
             if part[0].is_floating_point() and not part[0].isfinite().all():
                 loss = loss * math.nan  # a codec makes tokens of anything: who looks after the training is to see that this is no audio
             with flashy.distrib.eager_sync_gradients(self.model.parameters()) if eager else nullcontext():

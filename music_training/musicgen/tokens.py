@@ -19,7 +19,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -367,10 +367,23 @@ class Tokens:
 
         return torch.cat([self.stretch(row) for row in self.rows if row["split"] == name], dim=1).long()
 
+    def frequencies(self, split: str) -> torch.Tensor:
+        """How often each code occurs in a split, as :func:`frequencies`."""
+        rows = (row for row in self.rows if row["split"] == split)
+        return frequencies((self.stretch(row) for row in rows), self.about["cardinality"])
+
     def _row(self, path: str) -> dict[str, Any]:
         if path not in self._place:
             raise UserError(f"{path}: not in the token cache {self.folder}; run python -m music_training.musicgen.tokens again")
         return self.rows[self._place[path]]
+
+
+def frequencies(parts: Iterable[torch.Tensor], cardinality: int) -> torch.Tensor:
+    """How often each code occurs in tokens ``[K, T]``, as ``[K, cardinality]`` whose rows sum to 1; one is added to every count."""
+    import torch
+
+    counts = sum(torch.stack([book.bincount(minlength=cardinality) for book in codes.long()]) for codes in parts) + 1.0
+    return counts / counts.sum(dim=1, keepdim=True)
 
 
 def main() -> None:

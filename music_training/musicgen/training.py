@@ -187,11 +187,8 @@ def train_language_model(
     begins = finetune.fetch(settings.pretrained) if settings.pretrained else None
     codec = begins["codec"] if begins else settings.codec or stages.latest("train_codec", scope, "04_train_codec")["codec"]
     weights = files.absolute(codec) / "model.safetensors"
-    cache = (
-        tokens.encode(dataset, codec, scope, tokens.TokenSettings(device=settings.device, shifts=settings.token_shifts)).result
-        if settings.token_cache
-        else {}
-    )
+    encoding = tokens.TokenSettings(device=settings.device, shifts=settings.token_shifts)
+    cache = tokens.encode(dataset, codec, scope, encoding).result if settings.token_cache else {}
 
     def make(draft: stages.Draft) -> stages.Made:
         reference = codec if files.absolute(codec).exists() else f"//pretrained/{codec.removeprefix('//pretrained/')}"

@@ -99,7 +99,7 @@ def speaks(language_model_overrides, codec) -> list[str]:
 
 
 @pytest.fixture
-def speakers(outputs) -> str:
+def speakers(outputs, codec) -> str:
     """A random language model on text, as a weights folder whose codec is the weights folder ``codec``; its reference."""
     from music_training.musicgen import audiocraft_compat, models
 
@@ -110,11 +110,7 @@ def speakers(outputs) -> str:
     from music_training.musicgen.train import compose
 
     torch.manual_seed(0)
-    config = compose(["model=codec_tiny", "device=cpu"])
-    codec = builders.get_compression_model(config)
-    codec(torch.randn(4, 1, 32000))
-    models.save_weights(outputs / "codec", codec.state_dict(), config)
-    speaks = ["solver=musicgen", "model=lm_tiny", "conditioner=lut", "compression_model_checkpoint=codec", "dataset.segment_duration=1"]
+    speaks = ["solver=musicgen", "model=lm_tiny", "conditioner=lut", f"compression_model_checkpoint={codec}", "dataset.segment_duration=1"]
     config = compose([*speaks, "device=cpu", "datasource.train=egs/tones/train", "datasource.valid=egs/tones/valid"])
     models.save_weights(outputs / "speaker", builders.get_lm_model(config).state_dict(), config)
     return "speaker"

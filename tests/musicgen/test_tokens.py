@@ -237,19 +237,45 @@ def test_a_language_model_trains_from_the_cache(music, codec, train, language_mo
     assert [row["stage"] for row in rows] == ["train"] * 3 + ["valid"] and all(0 < row["ce"] < 10 for row in rows)
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_output_biases_begin_at_the_log_frequencies_of_the_training_codes(wanted, music, codec, forked, language_model_overrides):
+    from safetensors.torch import load_file
+
+    cache = tokens.encode(music, codec, "test").result["tokens"]
+    known = [text.replace("tones", "music") for text in language_model_overrides]
+    known += [f"compression_model_checkpoint={codec}", f"token_cache={cache}", f"unigram_start={str(wanted).lower()}"]
+    codes, output = forked(*known, "optim.epochs=1", "optim.updates_per_epoch=1", "optim.lr=0", "run=begun")
+    assert codes == [0], output
+    state = load_file(files.outputs_root() / "training/begun/ckpt/best/model.safetensors")
+    rows = [json.loads(line) for line in (files.outputs_root() / cache / "tokens.jsonl").read_text().splitlines()[1:]]
+    shards = {row["shard"]: load_file(files.outputs_root() / cache / row["shard"]) for row in rows}
+    trained = [shards[row["shard"]][str(row["number"])].numpy() for row in rows if row["split"] == "train"]
+    assert len(trained) == 3 < len(rows)
+    for number in range(trained[0].shape[0]):
+        bias = state[f"linears.{number}.bias"].numpy()
+        if wanted:
+            seen = numpy.concatenate([part[number] for part in trained])
+            counts = numpy.array([1 + (seen == code).sum() for code in range(len(bias))])
+            numpy.testing.assert_allclose(bias, numpy.log(counts / counts.sum()), rtol=1e-5)
+        else:
+            assert not bias.any()
+
+
 def test_the_cross_entropy_is_upstreams(outputs):
+    from contextlib import nullcontext
+    from types import SimpleNamespace
+
     from audiocraft.solvers.musicgen import MusicGenSolver
 
     from music_training.musicgen.solvers import LanguageModelSolver
 
     torch.manual_seed(0)
-    targets, mask = torch.randint(16, (2, 3, 20)), torch.rand(2, 3, 20) > 0.2
-    gradients = []
-    for solver in (MusicGenSolver, LanguageModelSolver):
-        logits = torch.randn(2, 3, 20, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
-        # What the delay pattern leaves undefined is NaN, of no model's making.
-        loss, each = solver._compute_cross_entropy(None, torch.where(mask[..., None], logits, torch.nan), targets, mask)
-        loss.backward()
-        gradients.append((loss.detach(), torch.stack(each), logits.grad))
-    for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    model = builders.get_lm_model(compose(["solver=musicgen", "model=lm_tiny", "device=cpu"]))
+    codes, mask = torch.randint(model.card, (2, model.n_q, 20)), torch.rand(2, model.n_q, 20) > 0.2
+    predicted = model.compute_predictions(codes, [])
+    theirs = MusicGenSolver._compute_cross_entropy(None, predicted.logits, codes, mask & predicted.mask)
+    ours = LanguageModelSolver.cross_entropy(SimpleNamespace(model=model, autocast=nullcontext()), codes, mask, {})
+    torch.testing.assert_close(ours[1], torch.stack(theirs[1]))
+    gradients = [torch.autograd.grad(loss, list(model.parameters()), retain_graph=True) for loss in (ours[0], theirs[0])]
+    assert gradients[0][0].any()
+    torch.testing.assert_close(*gradients)
