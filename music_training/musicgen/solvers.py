@@ -24,6 +24,7 @@ from torch.nn import functional
 from .. import config, guard
 from ..errors import UserError
 from . import finetune
+from .beginnings import begin_at_codes
 from .captions import CaptionSettings
 from .codebooks import codebooks_of, learn, revive, start_codebooks, unquantised, usage
 from .examples import refine
@@ -192,10 +193,10 @@ class LanguageModelSolver(RunLoop, MusicGenSolver):
         super().build_model()
         self.use_scaler()
         finetune.begin(self)
-        if self.cfg.unigram_start and self.tokens and not self.cfg.start_from:
-            for linear, known in zip(self.model.linears, self.tokens.frequencies("train").log(), strict=True):
-                if linear.bias is not None:
-                    linear.bias.data.copy_(known)
+        books = codebooks_of(self.compression_model)[: self.model.n_q]
+        if self.cfg.begin_at_codes and self.tokens and len(books) == self.model.n_q and not self.cfg.start_from:
+            begin_at_codes(self.model, torch.stack([book.embed for book in books]), self.tokens.frequencies("train").to(self.device))
+            self.logger.info("begins at the codec's code vectors and the frequencies of the codes")
 
     def build_dataloaders(self) -> None:
         super().build_dataloaders()

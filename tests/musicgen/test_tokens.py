@@ -237,30 +237,6 @@ def test_a_language_model_trains_from_the_cache(music, codec, train, language_mo
     assert [row["stage"] for row in rows] == ["train"] * 3 + ["valid"] and all(0 < row["ce"] < 10 for row in rows)
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_output_biases_begin_at_the_log_frequencies_of_the_training_codes(wanted, music, codec, forked, language_model_overrides):
-    from safetensors.torch import load_file
-
-    cache = tokens.encode(music, codec, "test").result["tokens"]
-    known = [text.replace("tones", "music") for text in language_model_overrides]
-    known += [f"compression_model_checkpoint={codec}", f"token_cache={cache}", f"unigram_start={str(wanted).lower()}"]
-    codes, output = forked(*known, "optim.epochs=1", "optim.updates_per_epoch=1", "optim.lr=0", "run=begun")
-    assert codes == [0], output
-    state = load_file(files.outputs_root() / "training/begun/ckpt/best/model.safetensors")
-    rows = [json.loads(line) for line in (files.outputs_root() / cache / "tokens.jsonl").read_text().splitlines()[1:]]
-    shards = {row["shard"]: load_file(files.outputs_root() / cache / row["shard"]) for row in rows}
-    trained = [shards[row["shard"]][str(row["number"])].numpy() for row in rows if row["split"] == "train"]
-    assert len(trained) == 3 < len(rows)
-    for number in range(trained[0].shape[0]):
-        bias = state[f"linears.{number}.bias"].numpy()
-        if wanted:
-            seen = numpy.concatenate([part[number] for part in trained])
-            counts = numpy.array([1 + (seen == code).sum() for code in range(len(bias))])
-            numpy.testing.assert_allclose(bias, numpy.log(counts / counts.sum()), rtol=1e-5)
-        else:
-            assert not bias.any()
-
-
 def test_the_cross_entropy_is_upstreams(outputs):
     from contextlib import nullcontext
     from types import SimpleNamespace

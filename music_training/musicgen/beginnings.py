@@ -1,0 +1,35 @@
+"""Where a language model begins: at what is known of the codes before any training.
+
+To a language model a code is a number; which codes sound alike it would have to find out from the music. The codec knows:
+their vectors lie near each other. So the embeddings begin as a projection of the code vectors (summed over the codebooks
+they are then a projection of the codec's latent), the output layers as another, so that codes that sound alike begin with
+logits that are alike, and the output biases begin at the log frequency of each code in the training tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from audiocraft.models.lm import LMModel
+
+
+def begin_at_codes(model: LMModel, vectors: torch.Tensor, frequencies: torch.Tensor) -> None:
+    """Give a language model its beginning, in place, with projections drawn from torch's generator.
+
+    ``vectors [K, card, D]`` are the codec's, ``frequencies [K, card]`` as :func:`.tokens.frequencies` gives them. The spread
+    of the weights stays what it was: in each output layer, and in the embeddings of all codebooks together, among which
+    it is now that of the code vectors. Biases begin only where the model has them.
+    """
+    centred = (vectors - vectors.mean(dim=1, keepdim=True)).float()
+    heard, wanted = (centred @ torch.nn.init.orthogonal_(torch.empty(centred.shape[2], model.dim)).to(centred) for _ in range(2))
+    with torch.no_grad():
+        scale = sum(embedding.weight.var() for embedding in model.emb) / sum(codes.var() for codes in heard)
+        for embedding, codes in zip(model.emb, heard, strict=True):
+            embedding.weight[: model.card] = codes * scale.sqrt()
+        for linear, codes, known in zip(model.linears, wanted, frequencies, strict=True):
+            linear.weight.copy_(codes * linear.weight.std() / codes.std().clamp(min=1e-8))
+            if linear.bias is not None:
+                linear.bias.copy_(known.log())
