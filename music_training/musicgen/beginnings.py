@@ -15,21 +15,23 @@ import torch
 if TYPE_CHECKING:
     from audiocraft.models.lm import LMModel
 
+SPREAD = 2.0  # of these weights against random ones: 1 and 4 learn more slowly (docs/RESULTS.md)
+
 
 def begin_at_codes(model: LMModel, vectors: torch.Tensor, frequencies: torch.Tensor) -> None:
     """Give a language model its beginning, in place, with projections drawn from torch's generator.
 
-    ``vectors [K, card, D]`` are the codec's, ``frequencies [K, card]`` as :func:`.tokens.frequencies` gives them. The spread
-    of the weights stays what it was: in each output layer, and in the embeddings of all codebooks together, among which
-    it is now that of the code vectors. Biases begin only where the model has them.
+    ``vectors [K, card, D]`` are the codec's, ``frequencies [K, card]`` as :func:`.tokens.frequencies` gives them. Their spread is
+    ``SPREAD`` times that of the random weights whose place they take: in each output layer, and in the embeddings of all
+    codebooks together, among which it is now that of the code vectors. Biases begin only where the model has them.
     """
     centred = (vectors - vectors.mean(dim=1, keepdim=True)).float()
     heard, wanted = (centred @ torch.nn.init.orthogonal_(torch.empty(centred.shape[2], model.dim)).to(centred) for _ in range(2))
     with torch.no_grad():
         scale = sum(embedding.weight.var() for embedding in model.emb) / sum(codes.var() for codes in heard)
         for embedding, codes in zip(model.emb, heard, strict=True):
-            embedding.weight[: model.card] = codes * scale.sqrt()
+            embedding.weight[: model.card] = SPREAD * codes * scale.sqrt()
         for linear, codes, known in zip(model.linears, wanted, frequencies, strict=True):
-            linear.weight.copy_(codes * linear.weight.std() / codes.std().clamp(min=1e-8))
+            linear.weight.copy_(SPREAD * codes * linear.weight.std() / codes.std().clamp(min=1e-8))
             if linear.bias is not None:
                 linear.bias.copy_(known.log())

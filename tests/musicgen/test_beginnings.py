@@ -14,7 +14,7 @@ audiocraft_compat.install()
 import torch  # noqa: E402
 from audiocraft.models import builders  # noqa: E402
 
-from music_training.musicgen.beginnings import begin_at_codes  # noqa: E402
+from music_training.musicgen.beginnings import SPREAD, begin_at_codes  # noqa: E402
 from music_training.musicgen.train import compose  # noqa: E402
 
 
@@ -34,11 +34,11 @@ def test_codes_that_are_alike_begin_alike(depth, bias, outputs):
     assert touched == {name for name in before if name.startswith(("emb.", "linears."))}
 
     spread = [sum(state[f"emb.{k}.weight"].var() for k in range(model.n_q)) for state in (before, after)]
-    assert spread[1] == pytest.approx(float(spread[0]), rel=0.05)
+    assert spread[1] == pytest.approx(SPREAD**2 * float(spread[0]), rel=0.05)
     ratios = []
     for k in range(model.n_q):
         linear, embedding = after[f"linears.{k}.weight"], after[f"emb.{k}.weight"]
-        assert linear.std() == pytest.approx(float(before[f"linears.{k}.weight"].std()), rel=1e-4)
+        assert linear.std() == pytest.approx(SPREAD * float(before[f"linears.{k}.weight"].std()), rel=1e-4)
         assert torch.equal(embedding[model.card], before[f"emb.{k}.weight"][model.card])  # the padding is no code
         true = torch.pdist(vectors[k])
         for made in (torch.pdist(embedding[: model.card]), torch.pdist(linear)):
