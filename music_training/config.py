@@ -1,7 +1,7 @@
 """Strict, typed configuration: YAML and dotted overrides in, frozen settings out, every error at once.
 
 A system declares its settings beside its code as subclasses of :class:`Settings`. :func:`load` reads a YAML file or a
-mapping, applies ``key.sub=value`` overrides and validates; :class:`ConfigError` lists *all* faults with file, dotted
+mapping, applies ``key.sub=value`` (``list+=[value]``) overrides and validates; :class:`ConfigError` lists *all* faults with file, dotted
 key, value and, for an unknown key, the closest known one.
 """
 
@@ -109,18 +109,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def override(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Apply ``a.b=value`` overrides (values are YAML) to a copy of nested mappings."""
+    """Apply ``a.b=value`` overrides (values are YAML) to a copy of nested mappings; ``a.b+=[value]`` adds to a list that is there."""
     result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in content.items()}
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ConfigError([f"override {text!r}: write it as key.sub=value"])
-        *parents, leaf = key.strip().split(".")
+        adds = key.rstrip().endswith("+")
+        *parents, leaf = key.strip().removesuffix("+").split(".")
         level = result
         for parent in parents:
             inner = level.get(parent)
             level[parent] = level = dict(inner) if isinstance(inner, Mapping) else {}
-        level[leaf] = parse_yaml(value, f"override {key.strip()}")
+        given = parse_yaml(value, f"override {key.strip()}")
+        if adds and not (isinstance(given, list) and isinstance(level.get(leaf), list | None)):
+            raise ConfigError([f"override {text!r}: += adds a list to a list; write it as {leaf}+=[value]"])
+        level[leaf] = [*(level.get(leaf) or []), *given] if adds else given
     return result
 
 

@@ -98,6 +98,14 @@ def test_overrides_are_dotted_yaml_and_leave_the_source_alone():
     assert source == {"optimizer": {"lr": 0.5}, "epochs": 2}
 
 
+def test_an_override_adds_to_a_list():
+    source = {"names": ["a"]}
+    assert config.load(Settings, source, ["names+=[b, c]", "names+=[d]"]).names == ["a", "b", "c", "d"]
+    assert config.load(Settings, {}, ["names+=[b]"]).names == ["b"] and source == {"names": ["a"]}
+    for text in ("names+=b", "epochs+=[3]"):
+        assert "adds a list to a list; write it as" in faults({"names": ["a"], "epochs": 2}, [text])[0]
+
+
 @pytest.mark.parametrize("text", ["epochs", "=3", ""])
 def test_an_override_without_key_or_value_is_refused(text):
     assert "write it as key.sub=value" in faults({}, [text])[0]

@@ -1,6 +1,9 @@
 """Profiles: all of them can be read, name known notebooks, and resolve into settings in the right order."""
 
+import re
+
 import pytest
+import yaml
 
 from music_training import config, files, notebooks, pipeline, profiles
 from music_training.errors import UserError
@@ -80,3 +83,18 @@ def test_the_notebooks_of_the_default_profile_that_are_there_can_be_read():
     assert "01_setup" in there
     for name in there:
         assert "profile" in notebooks.read(name).parameters
+
+
+def test_every_parameter_that_the_readme_sets_is_one():
+    from music_training.musicgen.training import CodecSettings, LanguageModelSettings
+
+    text = (files.REPOSITORY / "README.md").read_text(encoding="utf-8")
+    found = re.findall(r"""-p (?:"(\d\w+)\.(\w+)=([^"]*)"|'(\d\w+)\.(\w+)=([^']*)'|(\d\w+)\.(\w+)=([^\s`,]*))""", text)
+    named = [tuple(part for part in match if part) for match in found]
+    assert len(named) == len(re.findall(r"-p ['\"]?\d", text)) > 9
+    for number, parameter, value in named:
+        (path,) = (files.REPOSITORY / "notebooks").glob(f"{number}_*.ipynb")
+        assert parameter in notebooks.read(path.stem).parameters, f"-p {number}.{parameter}"
+        if parameter == "overrides":
+            kind = {"04": CodecSettings, "05": LanguageModelSettings}[number]
+            assert profiles.settings(kind, path.stem, "mini", yaml.safe_load(value)) != profiles.settings(kind, path.stem, "mini")
