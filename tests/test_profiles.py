@@ -89,9 +89,9 @@ def test_every_parameter_that_the_readme_sets_is_one():
     from music_training.musicgen.training import CodecSettings, LanguageModelSettings
 
     text = (files.REPOSITORY / "README.md").read_text(encoding="utf-8")
-    found = re.findall(r"""-p (?:"(\d\w+)\.(\w+)=([^"]*)"|'(\d\w+)\.(\w+)=([^']*)'|(\d\w+)\.(\w+)=([^\s`,]*))""", text)
+    found = re.findall(r"""-p\s+(?:"(\d\w+)\.(\w+)=([^"]*)"|'(\d\w+)\.(\w+)=([^']*)'|(\d\w+)\.(\w+)=([^\s`,]*))""", text)
     named = [tuple(part for part in match if part) for match in found]
-    assert len(named) == len(re.findall(r"-p ['\"]?\d", text)) > 9
+    assert len(named) == len(re.findall(r"-p\s+['\"]?\d", text)) > 9
     for number, parameter, value in named:
         (path,) = (files.REPOSITORY / "notebooks").glob(f"{number}_*.ipynb")
         assert parameter in notebooks.read(path.stem).parameters, f"-p {number}.{parameter}"
