@@ -194,7 +194,8 @@ class LanguageModelSolver(RunLoop, MusicGenSolver):
         self.use_scaler()
         finetune.begin(self)
         books = codebooks_of(self.compression_model)[: self.model.n_q]
-        if self.cfg.begin_at_codes and self.tokens and len(books) == self.model.n_q and not self.cfg.start_from:
+        new = not self.cfg.start_from and not self.cfg.fsdp.use  # whose weights are in pieces
+        if self.cfg.begin_at_codes and self.tokens and new and len(books) == self.model.n_q:
             begin_at_codes(self.model, torch.stack([book.embed for book in books]), self.tokens.frequencies("train").to(self.device))
             self.logger.info("begins at the codec's code vectors and the frequencies of the codes")
 
