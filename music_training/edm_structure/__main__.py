@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from ..trainer import command
 from .config import TASKS, EdmSettings
 
 TRAINING = ("train", "cross-validate", "find-batch-size")
-OVERRIDE = re.compile(r"[a-z][\w.]*=")  # argparse cannot take them between options
 FLAGS = {  # option: (dotted setting, type, help)
     "--epochs": ("training.epochs", int, "epochs of training (default 50)"),
     "--batch-size": ("training.batch_size", int, "crops to a batch (default 4)"),
@@ -62,9 +60,7 @@ def main(arguments: list[str] | None = None) -> int | None:
     export.add_argument("run", help="run folder, its name, or a checkpoint")
     export.add_argument("target", type=Path, help="the .onnx file")
     words = sys.argv[1:] if arguments is None else arguments
-    overrides = [word for word in words if OVERRIDE.match(word)] if words[:1] and words[0] in TRAINING else []
-    parsed = parser.parse_args([word for word in words if word not in overrides])
-    parsed.overrides = overrides
+    parsed = command.parse(parser, words, bool(words) and words[0] in TRAINING)
     return {
         "train": _train, "cross-validate": _cross_validate, "find-batch-size": _find_batch_size,
         "evaluate": _evaluate, "predict": _predict, "export": _export,
@@ -104,10 +100,7 @@ def _train(parsed: argparse.Namespace) -> None:
     settings = _settings(parsed)
     from .train import train
 
-    options = {"description": parsed.description, "run_name": parsed.run_name, "resume": parsed.resume, "init_from": parsed.init_from}
-    outcome = train(settings, **options)
-    best = "" if outcome.best is None else f", best {settings.training.checkpoint.metric} {outcome.best:.4g}"
-    print(f"{outcome.run}: {outcome.step} steps, {outcome.reason}{best}")
+    command.train_as_told(train, settings, parsed)
 
 
 def _cross_validate(parsed: argparse.Namespace) -> None:

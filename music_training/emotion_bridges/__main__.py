@@ -18,7 +18,6 @@ from ..trainer import command
 from .train import KINDS
 
 CONFIGS = {name: f"model_config/emotion_bridges/{name}_training_config.yaml" for name in KINDS}
-OVERRIDE = re.compile(r"[a-z][\w.]*=")  # argparse cannot take them between options
 
 
 def main(arguments: list[str] | None = None) -> int | None:
@@ -58,9 +57,7 @@ def main(arguments: list[str] | None = None) -> int | None:
     budget.add_argument("--steps", type=int, default=6, help="updates to measure (default 6)")
     budget.add_argument("--examples", type=int, help="examples of the real data set (default: those found)")
     takes = words[:1] and (words[0].startswith("train_") or words[0] == "budget")
-    overrides = [word for word in words if OVERRIDE.match(word)] if takes else []
-    parsed = parser.parse_args([word for word in words if word not in overrides])
-    parsed.overrides = overrides
+    parsed = command.parse(parser, words, takes)
     jobs = {
         "evaluate": _evaluate,
         "generate": _generate,
@@ -116,10 +113,7 @@ def _train(parsed: argparse.Namespace) -> None:
     from .train import train
 
     settings = command.read_settings(KINDS[parsed.command.removeprefix("train_")], parsed, parsed.overrides)
-    options = {"description": parsed.description, "run_name": parsed.run_name, "resume": parsed.resume, "init_from": parsed.init_from}
-    outcome = train(settings, **options)
-    best = "" if outcome.best is None else f", best {settings.training.checkpoint.metric} {outcome.best:.4g}"
-    print(f"{outcome.run}: {outcome.step} steps, {outcome.reason}{best}")
+    command.train_as_told(train, settings, parsed)
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:

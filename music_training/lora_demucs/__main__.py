@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -16,15 +15,12 @@ from ..trainer import command
 from .config import LoraDemucsSettings
 
 TRAINING = ("train", "ranks", "find-batch-size")
-OVERRIDE = re.compile(r"[a-z][\w.]*=")  # argparse cannot take them between options
 
 
 def main(arguments: list[str] | None = None) -> int | None:
     """Parse a command line and do what it says; returns the exit code."""
     words = sys.argv[1:] if arguments is None else arguments
-    overrides = [word for word in words if OVERRIDE.match(word)] if words[:1] and words[0] in TRAINING else []
-    parsed = _parser().parse_args([word for word in words if word not in overrides])
-    parsed.overrides = overrides
+    parsed = command.parse(_parser(), words, bool(words) and words[0] in TRAINING)
     return {
         "train": _train, "ranks": _ranks, "find-batch-size": _find_batch_size, "verify": _verify, "evaluate": _evaluate,
         "separate": _separate, "export": _export, "quantize": _quantize,
@@ -88,10 +84,7 @@ def _train(parsed: argparse.Namespace) -> None:
     settings = _settings(parsed)
     from .train import train
 
-    options = {"description": parsed.description, "run_name": parsed.run_name, "resume": parsed.resume, "init_from": parsed.init_from}
-    outcome = train(settings, **options)
-    best = "" if outcome.best is None else f", best {settings.training.checkpoint.metric} {outcome.best:.4g}"
-    print(f"{outcome.run}: {outcome.step} steps, {outcome.reason}{best}")
+    command.train_as_told(train, settings, parsed)
 
 
 def _ranks(parsed: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ builds its :class:`~music_training.trainer.system.System`. No torch is imported 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from ..errors import UserError
 from . import processes
 
 S = TypeVar("S", bound=config.Settings)
+OVERRIDE = re.compile(r"[a-z][\w.]*=")  # argparse cannot take them between options
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +30,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", metavar="RUN", help="go on with this run exactly where it stopped, with its own settings")
     parser.add_argument("--init-from", metavar="RUN", help="start a new run from this run's (or checkpoint's) weights")
     parser.add_argument("--profiling", action="store_true", help="trace some steps into the run's logs")
+
+
+def parse(parser: argparse.ArgumentParser, words: list[str], takes_settings: bool) -> argparse.Namespace:
+    """The command line ``words``, whose ``key=value`` become ``overrides`` where the command takes settings."""
+    overrides = [word for word in words if OVERRIDE.match(word)] if takes_settings else []
+    parsed = parser.parse_args([word for word in words if word not in overrides])
+    parsed.overrides = overrides
+    return parsed
 
 
 def read_settings(cls: type[S], arguments: argparse.Namespace, overrides: Iterable[str]) -> S:
@@ -48,6 +58,14 @@ def read_settings(cls: type[S], arguments: argparse.Namespace, overrides: Iterab
                 f"--resume {run.name}: a resumed run keeps its own settings; to change them begin anew with --init-from {run.name}"
             )
     return saved
+
+
+def train_as_told(train: Callable[..., Any], settings: config.Settings, arguments: argparse.Namespace) -> None:
+    """Call ``train`` of a system with the options of a command line, and say in one line how it ended."""
+    names = ("description", "run_name", "resume", "init_from")
+    outcome = train(settings, **{name: getattr(arguments, name) for name in names})
+    best = "" if outcome.best is None else f", best {settings.training.checkpoint.metric} {outcome.best:.4g}"
+    print(f"{outcome.run}: {outcome.step} steps, {outcome.reason}{best}")
 
 
 def train(
