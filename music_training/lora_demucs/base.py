@@ -27,6 +27,7 @@ PUBLISHED = ("htdemucs", "htdemucs_6s", "htdemucs_ft")
 # What a pretrained model's weights fix: setting -> why
 FIXED = {
     "channels": "it is the width of its layers",
+    "channels_time": "it is the width of its time branch",
     "growth": "it is the width of its layers",
     "depth": "it is the number of its layers",
     "nfft": "its first layers and its frequency embedding belong to that resolution",
@@ -36,8 +37,8 @@ FIXED = {
     "t_layers": "it is the number of its transformer's layers",
     "t_heads": "it is how its attention weights are divided",
 }
-SCRATCH = ("channels", "growth", "depth", "nfft", "dconv_mode", "bottom_channels", "cac", "t_layers", "t_heads", "t_dropout")
-SCRATCH += ("use_train_segment",)
+SCRATCH = ("channels", "channels_time", "growth", "depth", "nfft", "dconv_mode", "bottom_channels", "cac", "t_layers", "t_heads")
+SCRATCH += ("t_dropout", "use_train_segment")
 PHASE_OF_MIXTURE = {"wiener_iters": -1, "end_iters": -1}
 
 
@@ -241,8 +242,12 @@ def _refuse_impossible(model: HTDemucs, wanted: HtDemucs) -> None:
             f"with nfft {model.nfft} it is {model.hop_length}"
         )
     least = 32 * 4 ** (model.depth - 1)
-    if model.nfft < least:
-        raise UserError(f"htdemucs.nfft={model.nfft}: {model.depth} layers, each a quarter of the frequencies, need at least {least}")
+    joined = model.nfft == least // 2 and model.crosstransformer is None  # the last layer makes one of eight frequencies
+    if model.nfft < least and not joined:
+        raise UserError(
+            f"htdemucs.nfft={model.nfft}: {model.depth} layers, each a quarter of the frequencies, need at least {least}, "
+            f"or {least // 2} without a transformer"
+        )
 
 
 def _encoded(value: Any) -> Any:

@@ -107,6 +107,7 @@ class HtDemucs(Settings):
     adaptation: Adaptation = Adaptation()
 
     channels: int | None = Field(None, ge=8)
+    channels_time: int | None = Field(None, ge=4)
     growth: float | None = Field(None, gt=0)
     depth: int | None = Field(None, ge=1)
     nfft: int | None = Field(None, ge=64)

@@ -16,9 +16,9 @@ SMALL = {"depth": 2, "growth": 1, "nfft": 512, "t_layers": 0, "dconv_mode": 0, "
 MAGNITUDES = {"cac": False, "wiener_iters": -1, "end_iters": -1}
 
 
-def untrained(channels: int, heard: int, masks: bool) -> HTDemucs:
+def untrained(channels: int, heard: int, masks: bool, **others) -> HTDemucs:
     torch.manual_seed(0)
-    model = HTDemucs(["drums", "bass"], channels=channels, audio_channels=heard, **SMALL, **MAGNITUDES)
+    model = HTDemucs(["drums", "bass"], channels=channels, audio_channels=heard, **{**SMALL, **MAGNITUDES, **others}).eval()
     if masks:
         start_as_masks(model)
     return model
@@ -40,8 +40,38 @@ def test_every_source_begins_as_a_share_of_the_mixture(heard):
     assert share.min() > 0.1 and share.max() < 0.5
 
 
-def test_all_weights_learn():
-    model = untrained(16, 1, True)
+@pytest.mark.parametrize("heard", [1, 2])
+def test_channels_to_spare_carry_the_level_of_silence(heard):
+    """Windows of noise below 3.5 kHz that stops after a share of them; where it is silent every stem is to be silent, too."""
+    caught = {}
+    deep = {"depth": 3, "nfft": 256, "channels_time": 16}
+
+    def haze(channels):
+        """Magnitudes where the window is silent, relative to the deviation of all magnitudes, for each window and output."""
+        model = untrained(channels, heard, True, **deep)
+        model.decoder[-1].conv_tr.register_forward_hook(lambda layer, inputs, output: caught.update(out=output[..., 2:-2, :]))
+        rows = []
+        for share in (1, 2, 4, 8):
+            torch.manual_seed(share)
+            spectrum = torch.fft.rfft(torch.randn(1, heard, 8000))
+            spectrum[..., 3500:] = 0
+            wave = torch.fft.irfft(spectrum, 8000)
+            wave[..., 7000 // share :] = 0
+            magnitudes = model._spec(wave).abs()
+            model(wave)
+            silent = magnitudes[0, 0] < 1e-3 * magnitudes.std()
+            rows.append(caught["out"][0, :, silent].mean(1) + magnitudes.mean() / magnitudes.std())
+        return torch.stack(rows)
+
+    with torch.no_grad():
+        plain, carried = haze(16), haze(18)
+    assert (plain.amax(0) - plain.amin(0)).min() > 0.4  # no one value suits all windows
+    assert (carried.amax(0) - carried.amin(0)).max() < 0.1 and carried.abs().max() < 0.1
+
+
+@pytest.mark.parametrize("channels", [16, 20])
+def test_all_weights_learn(channels):
+    model = untrained(channels, 1, True, **({"depth": 3, "nfft": 256} if channels == 20 else {}))
     true = 0.1 * torch.randn(2, 2, 1, 8000)
     losses.batch_log_ratio(model(true.sum(1)), true).backward()
     still = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
@@ -54,6 +84,8 @@ def test_a_model_that_cannot_be_masks_is_refused():
     for change, message in (
         ({"channels": 24, "cac": False}, "channels in multiples of .* = 16"),
         ({"channels": 16}, "wants cac=false"),
+        ({"channels": 18, "cac": False}, "or 2 more where growth is 1 and nfft 16"),
+        ({"channels": 16, "cac": False, "nfft": 128, "depth": 3}, "need at least 512, or 256 without a transformer"),
         ({"growth": 1.5, "t_layers": 1}, "bottom_channels"),
     ):
         with pytest.raises(UserError, match=message):
