@@ -148,7 +148,8 @@ def quantize_adapter(adapter: str, target: Path, optimize_scales: bool = True, b
 class Network(nn.Module):
     """An HTDemucs between its Fourier transforms: spectrum ``[B, 2 C, F, T]`` and mixture ``[B, C, n]`` in, both branches out.
 
-    The stems are the inverse transform of the first output plus the second one.
+    The stems are the inverse transform of the first output plus the second one. A model of magnitudes takes and gives ``C``
+    in place of ``2 C`` channels, and the first output then wants the mixture's phase.
     """
 
     def __init__(self, model: HTDemucs):
@@ -192,7 +193,8 @@ def to_onnx(model: HTDemucs, target: Path) -> float:
     mixture = torch.from_numpy(0.1 * noise)
     with torch.no_grad():
         wanted = model(mixture)
-        spectrum = model._magnitude(model._spec(mixture)).contiguous()
+        heard = model._spec(mixture)
+        spectrum = model._magnitude(heard).contiguous()
         with files.atomic(target) as temporary:
             program = torch.onnx.export(
                 Network(model).eval(), (spectrum, mixture), dynamo=True, opset_version=20, verbose=False,
@@ -201,7 +203,7 @@ def to_onnx(model: HTDemucs, target: Path) -> float:
             program.save(str(temporary), external_data=False)
         session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
         spectra, waves = map(torch.from_numpy, session.run(None, {"spectrum": spectrum.numpy(), "mixture": mixture.numpy()}))
-        found = model._ispec(model._mask(None, spectra), count) + waves
+        found = model._ispec(model._mask(heard, spectra), count) + waves
     difference = float((found - wanted).abs().max() / wanted.abs().max())
     if not difference <= PARITY:
         target.unlink()

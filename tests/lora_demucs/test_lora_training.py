@@ -112,6 +112,16 @@ def test_onnx_by_itself_gives_the_stems_of_the_adapted_model(settings, tmp_path,
 
 
 @pytest.mark.long
+def test_onnx_of_a_model_of_magnitudes(tmp_path):
+    from demucs.htdemucs import HTDemucs
+
+    torch.manual_seed(0)
+    shape = {"channels": 8, "depth": 3, "nfft": 512, "t_layers": 0, "samplerate": RATE, "segment": 1}
+    model = HTDemucs(["drums", "bass"], audio_channels=1, cac=False, wiener_iters=-1, end_iters=-1, **shape)
+    assert export.to_onnx(model, tmp_path / "small.onnx") < 1e-4
+
+
+@pytest.mark.long
 def test_an_onnx_file_that_differs_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "PARITY", -1.0)
     with pytest.raises(UserError, match="not kept"):
