@@ -20,7 +20,16 @@ from music_training.library.sources import studio
 from music_training.lora_demucs import notebook
 from music_training.lora_demucs.config import LoraDemucsSettings
 
-PATTERNS = {"encoder.0.*": 12, "encoder.1.*": 8, "encoder.2.*": 4, "decoder.0.*": 4, "decoder.1.*": 8, "decoder.2.*": 12}
+PATTERNS = {
+    "encoder.0.*": 12,
+    "encoder.1.*": 8,
+    "encoder.2.*": 4,
+    "encoder.3.*": 4,
+    "decoder.0.*": 4,
+    "decoder.1.*": 4,
+    "decoder.2.*": 8,
+    "decoder.3.*": 12,
+}
 MODES = {
     "uniform": {"lora_rank_mode": "uniform"},
     "heuristic": {"lora_rank_mode": "heuristic"},
