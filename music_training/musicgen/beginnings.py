@@ -15,7 +15,7 @@ import torch
 if TYPE_CHECKING:
     from audiocraft.models.lm import LMModel
 
-SPREAD = 2.0  # of these weights against random ones: 1 and 4 learn more slowly (docs/RESULTS.md)
+SPREAD = 2.0  # of these weights against random ones: 1 learns less (docs/RESULTS.md)
 
 
 def begin_at_codes(model: LMModel, vectors: torch.Tensor, frequencies: torch.Tensor) -> None:
