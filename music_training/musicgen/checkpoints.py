@@ -15,6 +15,7 @@ import torch
 
 from .. import files
 from ..errors import UserError
+from ..trainer.checkpoints import write_state
 
 LAST = "last.th"
 
@@ -24,7 +25,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     files.sweep(folder)
     path = folder / f"state_{step:08d}.th"
     with files.atomic(path) as temporary, files.full_disk_is_told(path), open(temporary, "wb") as stream:
-        torch.save(state, stream)
+        write_state(state, stream)
     with files.atomic(folder / LAST) as temporary:
         try:
             os.link(path, temporary)

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors.torch
 import torch
@@ -31,9 +31,19 @@ def save(folder: Path, step: int, model: torch.nn.Module, averaged: dict | None,
         safetensors.torch.save_model(model, str(temporary / WEIGHTS))
         if averaged is not None:
             safetensors.torch.save_file(averaged, str(temporary / AVERAGED))
-        torch.save(state, temporary / STATE)
+        write_state(state, temporary / STATE)
         files.write_json(temporary / ABOUT, {"step": step, **about})
     return target
+
+
+def write_state(state: dict[str, Any], file: Path | IO[bytes]) -> None:
+    """``torch.save`` without the check sums of its container: they are most of its work, and ``torch.load`` ignores them."""
+    usual = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, file)
+    finally:
+        torch.serialization.set_crc32_options(usual)
 
 
 def link(source: Path, name: str, without: Iterable[str] = ()) -> Path:

@@ -1,6 +1,7 @@
 """The loop against a bare PyTorch loop, its callbacks, and what it writes."""
 
 import math
+import zipfile
 
 import numpy
 import pytest
@@ -384,3 +385,15 @@ def test_every_example_has_its_own_randomness():
     assert all(examples[key] == value for key, value in drawn.items())
     numbers = numpy.concatenate([examples[3, index] for index in range(3000)])
     assert abs(numbers.mean() - 0.5) < 0.02 and abs(numpy.corrcoef(numbers[:-3], numbers[3:])[0, 1]) < 0.05
+
+
+def test_a_state_is_written_without_check_sums_and_read_as_ever(tmp_path):
+    state = {"weights": torch.arange(1000.0), "step": 3}
+    usual = torch.serialization.get_crc32_options()
+    checkpoints.write_state(state, tmp_path / "state.pt")
+    assert torch.serialization.get_crc32_options() == usual
+    torch.save(state, tmp_path / "usual.pt")
+    found = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert found["step"] == 3 and torch.equal(found["weights"], state["weights"])
+    sums = [{entry.CRC for entry in zipfile.ZipFile(tmp_path / name).infolist()} for name in ("state.pt", "usual.pt")]
+    assert len(sums[0]) < len(sums[1])
