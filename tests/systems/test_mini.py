@@ -31,7 +31,7 @@ def test_mini_learns_something(outputs):
     scores = {name: row["nsdr"] for name, row in stages.latest("lora_demucs_evaluation", scope, "07_lora_demucs")["summary"].items()}
     print(scores)
     adapted, unadapted, split = scores["adapted"], scores["unadapted"], scores["split"]
-    assert adapted["hihat"] > max(0.0, unadapted["hihat"] + 8.0)
+    assert adapted["hihat"] > max(0.0, split["hihat"], unadapted["hihat"] + 8.0)
     assert adapted["kick"] > max(0.0, split["kick"], unadapted["kick"])
     assert all(adapted[source] > unadapted[source] - 0.3 for source in ("other", "vocals", "bass"))
 
