@@ -116,7 +116,6 @@ def test_clips_of_one_checkpoint_and_seed_are_the_same_bits_in_every_process(spi
     folder = Path("samples") / run / "epoch_3"
     here, there = ({path.name: files.digest(path) for path in (root / folder).glob("*.wav")} for root in (tmp_path, spine.outputs))
     assert len(here) == 2 and here == there
-    assert len(set(here.values())) == 2  # another seed is another clip
 
 
 # What is wrong, in one line

@@ -134,8 +134,10 @@ def test_held_out_clips_are_continued(make_run, settings, outputs):
 
 
 def test_a_model_without_text_is_asked_for_the_seeds_alone(make_run, settings):
-    card = sampler.sample(make_run("plain", "none"), settings)[0]
+    run = make_run("plain", "none")
+    card = sampler.sample(run, settings)[0]
     assert [(clip.name, clip.text) for clip in card.clips] == [("unconditional 1", ""), ("unconditional 2", ""), ("more", "")]
+    assert len(set(clips_of(run, 1).values())) == 3  # another seed is another clip
 
 
 @pytest.fixture
